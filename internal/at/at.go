@@ -1,0 +1,261 @@
+package at
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// CWD as a directory descriptor means the working directory of the process;
+// absolute paths may be passed with it. It is meant for roots only.
+const CWD = unix.AT_FDCWD
+
+func pathError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: name, Err: err}
+}
+
+// again calls fn until it is not interrupted. Go's own preemption signals
+// interrupt slow system calls on network and FUSE file systems.
+func again(fn func() error) error {
+	for {
+		if err := fn(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Open opens name in dir with flags (O_RDONLY, O_CREAT, O_PATH, …) and, where
+// it creates, mode before the umask. It never follows a symbolic link: one in
+// the place of name gives ELOOP, unless flags has O_PATH.
+func Open(dir int, name string, flags int, mode uint32) (int, error) {
+	fd := -1
+	err := again(func() (err error) {
+		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, mode)
+		return err
+	})
+	if err != nil {
+		return -1, pathError("open", name, err)
+	}
+	return fd, nil
+}
+
+// OpenDir opens the directory name in dir for reading.
+func OpenDir(dir int, name string) (int, error) {
+	return Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// OpenRoot opens the directory at path, which may be absolute and may lead
+// through symbolic links: it is for paths that the user gave.
+func OpenRoot(path string) (int, error) {
+	fd := -1
+	err := again(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, pathError("open", path, err)
+	}
+	return fd, nil
+}
+
+// maxChunk keeps a relative path below PATH_MAX (4096 with its final NUL).
+const maxChunk = 4000
+
+// Beneath opens path, several components relative to dir, without following
+// any symbolic link and without leaving dir. "" and "." are dir itself, opened
+// anew. Paths longer than PATH_MAX are walked in pieces.
+func Beneath(dir int, path string, flags int) (int, error) {
+	if path == "" {
+		path = "."
+	}
+	if len(path) <= maxChunk {
+		return openBeneath(dir, path, flags)
+	}
+	cut := strings.LastIndexByte(path[:maxChunk], '/')
+	if cut <= 0 {
+		return -1, pathError("open", path, unix.ENAMETOOLONG)
+	}
+	mid, err := openBeneath(dir, path[:cut], unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(mid) }() // an O_PATH descriptor has nothing to lose
+	return Beneath(mid, strings.TrimLeft(path[cut:], "/"), flags)
+}
+
+func openBeneath(dir int, path string, flags int) (int, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd := -1
+	err := again(func() (err error) {
+		fd, err = unix.Openat2(dir, path, &how)
+		if err == unix.EAGAIN { // a rename raced with the resolution
+			return unix.EINTR
+		}
+		return err
+	})
+	if err == unix.ENOSYS {
+		return walkBeneath(dir, path, flags)
+	}
+	if err != nil {
+		return -1, pathError("open", path, err)
+	}
+	return fd, nil
+}
+
+// walkBeneath does what openat2 does, on kernels before 5.6.
+func walkBeneath(dir int, path string, flags int) (int, error) {
+	at, owned := dir, false
+	parts := strings.Split(path, "/")
+	for i, part := range parts {
+		if part == ".." {
+			return -1, pathError("open", path, unix.EXDEV)
+		}
+		f := unix.O_PATH | unix.O_DIRECTORY
+		if i == len(parts)-1 {
+			f = flags
+		}
+		if part == "" {
+			part = "."
+		}
+		fd, err := Open(at, part, f, 0)
+		if owned {
+			_ = unix.Close(at) // O_PATH
+		}
+		if err != nil {
+			return -1, err
+		}
+		at, owned = fd, true
+	}
+	return at, nil
+}
+
+// Reopen opens the file behind fd again with flags. It reaches the file itself,
+// whatever its name is now, also an unlinked one.
+func Reopen(fd int, flags int) (int, error) {
+	n := -1
+	path := procFD(fd)
+	err := again(func() (err error) {
+		n, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, pathError("open", path, err)
+	}
+	return n, nil
+}
+
+// Stat fills st for name in dir; for "" it is dir itself.
+func Stat(dir int, name string, st *unix.Stat_t) error {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	return pathError("stat", name, again(func() error { return unix.Fstatat(dir, name, st, flags) }))
+}
+
+// Mkdir makes the directory name in dir with mode before the umask.
+func Mkdir(dir int, name string, mode uint32) error {
+	return pathError("mkdir", name, unix.Mkdirat(dir, name, mode))
+}
+
+// Mknod makes a node of any kind; mode carries the type, dev is as in stat.
+func Mknod(dir int, name string, mode uint32, dev uint64) error {
+	return pathError("mknod", name, unix.Mknodat(dir, name, mode, int(dev)))
+}
+
+// Symlink makes name in dir a symbolic link to target.
+func Symlink(target string, dir int, name string) error {
+	return pathError("symlink", name, unix.Symlinkat(target, dir, name))
+}
+
+// Link gives the file oldName in oldDir the further name newName in newDir. A
+// symbolic link is linked itself.
+func Link(oldDir int, oldName string, newDir int, newName string) error {
+	return pathError("link", newName, unix.Linkat(oldDir, oldName, newDir, newName, 0))
+}
+
+// LinkFD gives the open file fd, also an O_TMPFILE one, the name newName in
+// newDir. It works without CAP_DAC_READ_SEARCH, through /proc.
+func LinkFD(fd int, newDir int, newName string) error {
+	return pathError("link", newName,
+		unix.Linkat(unix.AT_FDCWD, procFD(fd), newDir, newName, unix.AT_SYMLINK_FOLLOW))
+}
+
+// Unlink removes the name of something that is not a directory.
+func Unlink(dir int, name string) error {
+	return pathError("unlink", name, unix.Unlinkat(dir, name, 0))
+}
+
+// Rmdir removes the empty directory name.
+func Rmdir(dir int, name string) error {
+	return pathError("rmdir", name, unix.Unlinkat(dir, name, unix.AT_REMOVEDIR))
+}
+
+// Rename is renameat2 with flags (0, RENAME_NOREPLACE, RENAME_EXCHANGE,
+// RENAME_WHITEOUT).
+func Rename(oldDir int, oldName string, newDir int, newName string, flags uint) error {
+	if flags == 0 {
+		return pathError("rename", oldName, unix.Renameat(oldDir, oldName, newDir, newName))
+	}
+	return pathError("rename", oldName, unix.Renameat2(oldDir, oldName, newDir, newName, flags))
+}
+
+// Readlink returns what the symbolic link name in dir says.
+func Readlink(dir int, name string) (string, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n, err := unix.Readlinkat(dir, name, buf)
+		if err != nil {
+			return "", pathError("readlink", name, err)
+		}
+		if n < size {
+			return string(buf[:n]), nil
+		}
+	}
+}
+
+// Chmod sets the permission bits (07777) of name, which must not be a symbolic
+// link: those have no mode of their own.
+func Chmod(dir int, name string, mode uint32) error {
+	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if err != unix.EOPNOTSUPP && err != unix.ENOSYS {
+		return pathError("chmod", name, err)
+	}
+	// Before Linux 6.6 there is no fchmodat2.
+	fd, err := Open(dir, name, unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // O_PATH
+	return pathError("chmod", name, unix.Chmod(procFD(fd), mode))
+}
+
+// Chown sets owner and group of name itself; -1 leaves one as it is.
+func Chown(dir int, name string, uid, gid int) error {
+	return pathError("chown", name, unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// Utimes sets access and modification time of name itself. The Nsec of either
+// may be UTIME_OMIT or UTIME_NOW.
+func Utimes(dir int, name string, atime, mtime unix.Timespec) error {
+	return pathError("utimensat", name,
+		unix.UtimesNanoAt(dir, name, []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// Exists tells whether name is in dir, whatever it is.
+func Exists(dir int, name string) (bool, error) {
+	var st unix.Stat_t
+	err := Stat(dir, name, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -1,0 +1,12 @@
+// Package at is the only room that makes raw *at system calls: one directory
+// file descriptor, one name, no path walked twice.
+//
+// Its law: a name given to a function of this package is one component (except
+// for [Beneath], which says so), symbolic links are never followed in the last
+// component, every descriptor is opened O_CLOEXEC, and a call interrupted by a
+// signal is made again. Errors are *os.PathError with the name as it was given,
+// so the caller adds only what it was doing.
+//
+// All functions may be called from several goroutines. A descriptor that a
+// function returns belongs to the caller, who closes it.
+package at
