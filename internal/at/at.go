@@ -225,6 +225,9 @@ func Readlink(dir int, name string) (string, error) {
 // Chmod sets the permission bits (07777) of name, which must not be a symbolic
 // link: those have no mode of their own.
 func Chmod(dir int, name string, mode uint32) error {
+	if name == "" {
+		return pathError("chmod", name, unix.Chmod(procFD(dir), mode))
+	}
 	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
 	if err != unix.EOPNOTSUPP && err != unix.ENOSYS {
 		return pathError("chmod", name, err)
@@ -240,14 +243,21 @@ func Chmod(dir int, name string, mode uint32) error {
 
 // Chown sets owner and group of name itself; -1 leaves one as it is.
 func Chown(dir int, name string, uid, gid int) error {
-	return pathError("chown", name, unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW))
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	return pathError("chown", name, unix.Fchownat(dir, name, uid, gid, flags))
 }
 
 // Utimes sets access and modification time of name itself. The Nsec of either
 // may be UTIME_OMIT or UTIME_NOW.
 func Utimes(dir int, name string, atime, mtime unix.Timespec) error {
-	return pathError("utimensat", name,
-		unix.UtimesNanoAt(dir, name, []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW))
+	times, flags := []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		dir, name, flags = CWD, procFD(dir), 0
+	}
+	return pathError("utimensat", name, unix.UtimesNanoAt(dir, name, times, flags))
 }
 
 // Exists tells whether name is in dir, whatever it is.

@@ -9,27 +9,37 @@ import (
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// xattrPath is a path that ends in name and begins at dir. The kernel has no
-// *at form of these calls before 6.13, so they go through /proc.
-func xattrPath(dir int, name string) string {
-	if dir == CWD {
-		return name
-	}
+// xattrCalls are the four system calls on one file. The kernel has no *at form
+// of them before 6.13, so they go by a path through /proc: for a name the form
+// that does not follow links, for "" the one that follows /proc's own link.
+type xattrCalls struct {
+	path   string
+	get    func(path, attr string, dest []byte) (int, error)
+	set    func(path, attr string, value []byte, flags int) error
+	list   func(path string, dest []byte) (int, error)
+	remove func(path, attr string) error
+}
+
+func xattrsOf(dir int, name string) xattrCalls {
 	if name == "" {
-		return procFD(dir) + "/."
+		return xattrCalls{procFD(dir), unix.Getxattr, unix.Setxattr, unix.Listxattr, unix.Removexattr}
 	}
-	return procFD(dir) + "/" + name
+	path := name
+	if dir != CWD {
+		path = procFD(dir) + "/" + name
+	}
+	return xattrCalls{path, unix.Lgetxattr, unix.Lsetxattr, unix.Llistxattr, unix.Lremovexattr}
 }
 
 // Getxattr returns the value of attr of name in dir; for "" of dir itself. A
 // missing attribute is ENODATA.
 func Getxattr(dir int, name, attr string) ([]byte, error) {
-	path := xattrPath(dir, name)
+	call := xattrsOf(dir, name)
 	buf := make([]byte, 128)
 	for {
-		n, err := unix.Lgetxattr(path, attr, buf)
+		n, err := call.get(call.path, attr, buf)
 		if err == unix.ERANGE {
-			if n, err = unix.Lgetxattr(path, attr, nil); err == nil {
+			if n, err = call.get(call.path, attr, nil); err == nil {
 				buf = make([]byte, n+64)
 				continue
 			}
@@ -43,23 +53,25 @@ func Getxattr(dir int, name, attr string) ([]byte, error) {
 
 // Setxattr sets attr of name in dir; flags may be XATTR_CREATE or XATTR_REPLACE.
 func Setxattr(dir int, name, attr string, value []byte, flags int) error {
-	return pathError("setxattr "+attr, name, unix.Lsetxattr(xattrPath(dir, name), attr, value, flags))
+	call := xattrsOf(dir, name)
+	return pathError("setxattr "+attr, name, call.set(call.path, attr, value, flags))
 }
 
 // Removexattr removes attr of name in dir.
 func Removexattr(dir int, name, attr string) error {
-	return pathError("removexattr "+attr, name, unix.Lremovexattr(xattrPath(dir, name), attr))
+	call := xattrsOf(dir, name)
+	return pathError("removexattr "+attr, name, call.remove(call.path, attr))
 }
 
 // Listxattr returns the names of all attributes of name in dir that the caller
 // may see, in the file system's order. A file system without attributes has none.
 func Listxattr(dir int, name string) ([]string, error) {
-	path := xattrPath(dir, name)
+	call := xattrsOf(dir, name)
 	var buf []byte
 	for {
-		n, err := unix.Llistxattr(path, buf)
+		n, err := call.list(call.path, buf)
 		if err == unix.ERANGE || (err == nil && buf == nil && n > 0) {
-			if n, err = unix.Llistxattr(path, nil); err == nil {
+			if n, err = call.list(call.path, nil); err == nil {
 				buf = make([]byte, n+64)
 				continue
 			}

@@ -1,0 +1,186 @@
+package copyup
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// Job says what to bring up and how.
+type Job struct {
+	// Lower and LowerName are the file: a descriptor of its directory, and its
+	// name. Both stay the caller's.
+	Lower     int
+	LowerName string
+	// Stat is the lower file's. Its owner, mode and times are given to the copy,
+	// so a caller that maps ids puts the mapped ones here.
+	Stat unix.Stat_t
+	// Work is the work directory, Temp the name for the copy in it, which must
+	// not exist yet.
+	Work int
+	Temp string
+	// KeepOwner leaves the copy to whoever makes it: for those who may not chown.
+	KeepOwner bool
+	// Empty makes a regular file without its data, for one that is about to be
+	// truncated to nothing.
+	Empty bool
+	// Volatile leaves out the fsync before the file is put in place: after a
+	// power failure the upper may then hold an empty file.
+	Volatile bool
+
+	before func(step string) error // tests make one step after the other fail here
+}
+
+// Staged is a finished copy in the work directory.
+type Staged struct{ job Job }
+
+// Stage makes the copy in the work directory, complete with owner, mode,
+// attributes and times. On an error nothing is left of it. Directories are made
+// empty: what is in them is not their file.
+func Stage(job Job) (*Staged, error) {
+	err := job.make()
+	if err == nil {
+		err = job.dress()
+	}
+	if err != nil {
+		// The first error is the one to tell; what stays is swept at the next mount.
+		_ = at.RemoveAll(job.Work, job.Temp)
+		return nil, fmt.Errorf("copy up %q: %w", job.LowerName, err)
+	}
+	return &Staged{job}, nil
+}
+
+// Publish puts the copy in its place, name in the directory behind dir, in one
+// step. What is there already is not replaced: that gives EEXIST, and the copy
+// is discarded.
+func (s *Staged) Publish(dir int, name string) error {
+	err := s.job.step("publish", func() error {
+		err := at.Rename(s.job.Work, s.job.Temp, dir, name, unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EINVAL) { // the file system does not know the flag
+			err = renameIfAbsent(s.job.Work, s.job.Temp, dir, name)
+		}
+		return err
+	})
+	if err != nil {
+		s.Discard()
+		return fmt.Errorf("copy up %q: %w", s.job.LowerName, err)
+	}
+	return nil
+}
+
+func renameIfAbsent(work int, temp string, dir int, name string) error {
+	switch there, err := at.Exists(dir, name); {
+	case err != nil:
+		return err
+	case there:
+		return fmt.Errorf("%q: %w", name, unix.EEXIST)
+	}
+	return at.Rename(work, temp, dir, name, 0)
+}
+
+// Nameless gives the copy no name, for a file that was unlinked while it was
+// open. The descriptor (O_PATH) is the caller's; the file is gone when it is
+// closed.
+func (s *Staged) Nameless() (int, error) {
+	defer s.Discard()
+	return at.Open(s.job.Work, s.job.Temp, unix.O_PATH, 0)
+}
+
+// Discard removes the copy.
+func (s *Staged) Discard() {
+	_ = at.RemoveAll(s.job.Work, s.job.Temp) // what stays is swept at the next mount
+}
+
+func (j *Job) step(name string, fn func() error) error {
+	if j.before != nil {
+		if err := j.before(name); err != nil {
+			return err
+		}
+	}
+	return fn()
+}
+
+// make makes the file of the right type, with its data, private until it is dressed.
+func (j *Job) make() error {
+	return j.step("make", func() error {
+		switch kind := j.Stat.Mode & unix.S_IFMT; kind {
+		case unix.S_IFREG:
+			return j.makeRegular()
+		case unix.S_IFDIR:
+			return at.Mkdir(j.Work, j.Temp, 0o700)
+		case unix.S_IFLNK:
+			target, err := at.Readlink(j.Lower, j.LowerName)
+			if err != nil {
+				return err
+			}
+			return at.Symlink(target, j.Work, j.Temp)
+		default:
+			return at.Mknod(j.Work, j.Temp, kind|0o600, j.Stat.Rdev)
+		}
+	})
+}
+
+// dress gives the copy what belongs to it beside the data. The order matters:
+// chown clears the setuid bit and file capabilities, and times come last.
+func (j *Job) dress() error {
+	if !j.KeepOwner {
+		if err := j.step("chown", func() error {
+			return at.Chown(j.Work, j.Temp, int(j.Stat.Uid), int(j.Stat.Gid))
+		}); err != nil {
+			return err
+		}
+	}
+	if j.Stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+		if err := j.step("chmod", func() error {
+			return at.Chmod(j.Work, j.Temp, j.Stat.Mode&0o7777)
+		}); err != nil {
+			return err
+		}
+	}
+	if err := j.step("xattrs", j.copyXattrs); err != nil {
+		return err
+	}
+	return j.step("times", func() error {
+		return at.Utimes(j.Work, j.Temp, j.Stat.Atim, j.Stat.Mtim)
+	})
+}
+
+// copyXattrs copies all attributes but the union's own. One that this process
+// may not set, or that the upper's file system does not know, is left out, unless
+// it is one that programs set themselves (user.*) or an access list.
+func (j *Job) copyXattrs() error {
+	attrs, err := at.Listxattr(j.Lower, j.LowerName)
+	if err != nil {
+		return err
+	}
+	for _, attr := range attrs {
+		if whiteout.PrivateAttr(attr) {
+			continue
+		}
+		value, err := at.Getxattr(j.Lower, j.LowerName, attr)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = at.Setxattr(j.Work, j.Temp, attr, value, 0)
+		if err != nil && (mustKeep(attr) || !notPermitted(err)) {
+			return err
+		}
+	}
+	return nil
+}
+
+func mustKeep(attr string) bool {
+	return strings.HasPrefix(attr, "user.") || strings.HasPrefix(attr, "system.posix_acl_")
+}
+
+func notPermitted(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP)
+}

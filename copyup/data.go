@@ -1,0 +1,125 @@
+package copyup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+func (j *Job) makeRegular() (err error) {
+	out, err := at.Open(j.Work, j.Temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := unix.Close(out); err == nil && cerr != nil {
+			err = os.NewSyscallError("close", cerr)
+		}
+	}()
+	if j.Empty || j.Stat.Size == 0 {
+		return nil
+	}
+	in, err := at.Open(j.Lower, j.LowerName, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(in) }() // read only
+	if err := j.step("data", func() error { return Data(in, out) }); err != nil {
+		return err
+	}
+	if j.Volatile {
+		return nil
+	}
+	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(out)) })
+}
+
+// Data copies the regular file behind in to the empty one behind out: as a
+// shared copy (FICLONE) where the file system can, else extent by extent with
+// copy_file_range(2), else by reading and writing. Holes stay holes. Both
+// descriptors stay the caller's; their positions do not matter.
+func Data(in, out int) error {
+	if unix.IoctlFileClone(out, in) == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	c := copier{in: in, out: out}
+	if st.Blocks*512 >= st.Size { // no holes, as almost always
+		return c.extent(0, st.Size)
+	}
+	return c.sparse(st.Size)
+}
+
+type copier struct {
+	in, out int
+	plain   bool   // copy_file_range does not work between these two
+	buf     []byte // for plain
+}
+
+// sparse copies the extents that hold data and sets the size.
+func (c *copier) sparse(size int64) error {
+	for off := int64(0); off < size; {
+		start, err := unix.Seek(c.in, off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // only a hole follows
+		}
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		end, err := unix.Seek(c.in, start, unix.SEEK_HOLE)
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		if err := c.extent(start, end-start); err != nil {
+			return err
+		}
+		off = end
+	}
+	return os.NewSyscallError("ftruncate", unix.Ftruncate(c.out, size))
+}
+
+func (c *copier) extent(off, length int64) error {
+	for length > 0 {
+		n, err := c.some(off, length)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("the file ended at byte %d, %d bytes early: %w", off, length, io.ErrUnexpectedEOF)
+		}
+		off, length = off+int64(n), length-int64(n)
+	}
+	return nil
+}
+
+func (c *copier) some(off, length int64) (int, error) {
+	if !c.plain {
+		from, to := off, off
+		n, err := unix.CopyFileRange(c.in, &from, c.out, &to, int(min(length, 1<<30)), 0)
+		switch {
+		case err == nil && n > 0:
+			return n, nil
+		case err == nil, errors.Is(err, unix.EXDEV), errors.Is(err, unix.EINVAL),
+			errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			c.plain = true // some file systems (procfs, FUSE) answer 0 for "cannot"
+		default:
+			return 0, os.NewSyscallError("copy_file_range", err)
+		}
+	}
+	if c.buf == nil {
+		c.buf = make([]byte, min(length, 1<<20))
+	}
+	n, err := unix.Pread(c.in, c.buf[:min(length, int64(len(c.buf)))], off)
+	if err != nil {
+		return 0, os.NewSyscallError("pread", err)
+	}
+	n, err = unix.Pwrite(c.out, c.buf[:n], off) // fewer on a disk that is filling up; the next call says so
+	return n, os.NewSyscallError("pwrite", err)
+}

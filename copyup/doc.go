@@ -1,0 +1,13 @@
+// Package copyup brings one file of a lower layer up, whole or not at all.
+//
+// Its law: at every moment, also after a crash, the upper holds either nothing
+// under the name or the whole file with its owner, mode, extended attributes,
+// times and holes. So a copy is made in the work directory, which is on the file
+// system of the upper, and then renamed into place: [Stage], then
+// [Staged.Publish]. What a crash leaves in the work directory is swept at the
+// next mount.
+//
+// It takes no locks; the caller sees to it that one file is brought up once
+// (unionfs does, with one wait a file). Everything it reads of the lower layer
+// it reads through descriptors of the caller.
+package copyup
