@@ -1,0 +1,48 @@
+# varve: build, show, test. `make help` lists what there is.
+
+export CGO_ENABLED := 0
+
+GO        ?= go
+VERSION   := $(shell scripts/version.sh)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+TIMEOUT   ?= 20m
+FUZZTIME  ?= 30s
+BENCHTIME ?= 200ms
+ROUNDS    ?= 5
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help build demo test lint race fuzz bench clean setup
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/varve, one static binary
+	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/varve ./cmd/varve
+
+demo: build ## build bin/varve and run the main job, each step explained and checked
+	@scripts/setup.sh demo
+	@scripts/demo.sh bin/varve
+
+setup: ## install what the tests need, or name the command
+	@scripts/setup.sh test
+
+test: setup ## run every test
+	$(GO) test -timeout $(TIMEOUT) ./...
+
+lint: ## gofmt, go vet, staticcheck
+	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "gofmt would change:" $$files; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+race: setup ## run every test under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+bench: setup ## compare a mounted view with the peers that are here (BENCHTIME, ROUNDS)
+	BENCHTIME=$(BENCHTIME) ROUNDS=$(ROUNDS) $(GO) test -run '^TestTable$$' -v -count=1 -timeout $(TIMEOUT) ./bench -table
+
+clean: ## remove what was built
+	rm -rf bin
+	$(GO) clean -testcache

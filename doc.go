@@ -1,0 +1,53 @@
+// Package varve is the map of the house; it has no code of its own.
+//
+// A varve is one season's layer of sediment; a stack of varves is a history you
+// can read. varve is a union file system in user space, and a container runner
+// on top of it, in one static binary.
+//
+// # The words
+//
+//	layer              a read-only set of changes over its parent: files, whiteouts, and
+//	                   metadata (id, parent pointer, who made it, how). The lowest has no parent
+//	whiteout           the mark in a layer that hides a name of the layers under it; an
+//	                   opaque directory hides all that is under it
+//	chain              a layer and its ancestors, top first. Its id is the OCI chain ID
+//	image              a name for a chain, plus the OCI config
+//	upper              the one read-write layer on top of a chain
+//	container          an image + an upper + a config; running or not
+//	running container  a container + an isolated process tree that sees the union as its root
+//	view               the union of upper and chain, as FUSE shows it
+//	copy-up            bringing one file from the chain to the upper before it is changed
+//
+// container = image + upper, run = create + start.
+//
+// # The house
+//
+//	cmd/varve          main.go and one file a verb: flags in, one engine call, print
+//	internal/engine    what a verb means. The only room where layers, mounts and processes meet
+//	unionfs            the view: every FUSE operation, lookup through the chain
+//	whiteout           how "hidden here" is written and read, in every dialect
+//	copyup             bring one file up, whole or not at all
+//	layerdb            layers, images, containers, tags in badger; the layer directories beside it
+//	runner             namespaces, the root, the terminal, the program
+//	internal/archive   layers as tar: unpack, pack, save, export
+//	internal/at        thin fd-relative system calls: one directory fd, one name, no path walked twice
+//	internal/testenv   what the tests need from the machine
+//	bench              workloads over a mounted view, beside the peers
+//
+// Imports point one way, and a test beside this file holds the code to it:
+//
+//	cmd/varve → internal/engine → layerdb          → whiteout, internal/at
+//	                            → unionfs          → whiteout, copyup, internal/at
+//	                            → runner           → internal/at
+//	                            → internal/archive → layerdb, whiteout, internal/at
+//	copyup    → whiteout, internal/at
+//	bench     → unionfs
+//
+// unionfs, layerdb and runner never import each other. One foreign thing a room:
+// go-fuse only in unionfs and bench, badger only in layerdb, namespace flags only
+// in runner, raw *at system calls only in internal/at.
+//
+// unionfs, whiteout and copyup are a library without the engine: they are what
+// one imports to study or measure a union file system. The long account is in
+// docs/design.md.
+package varve

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Prepares the machine for `make demo` (setup.sh demo) or `make test` (setup.sh
+# test): installs missing packages where it may, and names the command where it
+# may not. It fails only when the demo could not run at all; a test that lacks
+# something says so itself and is skipped.
+set -u
+
+missing=
+need() { # need PROGRAM PACKAGE
+	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || missing="$missing $2"
+}
+
+need busybox busybox-static
+need newuidmap uidmap
+if [ "${1:-test}" = test ]; then
+	need fusermount3 fuse3
+	need mmdebstrap mmdebstrap
+	need setfattr attr
+	need getfacl acl
+	need useradd passwd
+fi
+
+# busybox is only of use when it needs no library: the package busybox-static.
+if command -v busybox >/dev/null 2>&1 && ! busybox --list 2>/dev/null | grep -qx sh; then
+	missing="$missing busybox-static"
+fi
+
+if [ -n "$missing" ]; then
+	install="apt-get install -y --no-install-recommends$missing"
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+		echo "setup: $install"
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update -qq >/dev/null && $install -qq >/dev/null || echo "setup: that failed; go on without$missing"
+	else
+		echo "setup: missing:$missing; as root run: apt-get update && $install"
+	fi
+fi
+
+if [ ! -e /dev/fuse ]; then
+	echo "setup: there is no /dev/fuse; as root run: modprobe fuse"
+elif [ "$(stat -c %a /dev/fuse)" != 666 ]; then
+	if [ "$(id -u)" = 0 ]; then
+		echo "setup: opening /dev/fuse to all, as ordinary distributions have it: chmod 0666 /dev/fuse"
+		chmod 0666 /dev/fuse
+	elif [ ! -w /dev/fuse ]; then
+		echo "setup: /dev/fuse is closed to this user; as root run: chmod 0666 /dev/fuse"
+	fi
+fi
+
+command -v busybox >/dev/null 2>&1 || {
+	echo "setup: the demo needs a static busybox; as root run: apt-get install busybox-static" >&2
+	[ "${1:-test}" != demo ]
+}
