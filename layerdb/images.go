@@ -1,0 +1,79 @@
+package layerdb
+
+import "fmt"
+
+// PutImage records a sealed image. Its top layer must be recorded.
+func (tx *Tx) PutImage(i Image) error {
+	if i.ID == "" {
+		return fmt.Errorf("put image: it was not sealed")
+	}
+	if i.Top != "" {
+		if _, err := tx.Layer(i.Top); err != nil {
+			return fmt.Errorf("put image: %w", err)
+		}
+	}
+	return putJSON(tx, imageKey+i.ID, &i)
+}
+
+// Image returns the image with this full ID, or ErrNoSuchImage.
+func (tx *Tx) Image(id string) (Image, error) {
+	i, ok, err := getJSON[Image](tx, imageKey+id)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %s", ErrNoSuchImage, id)
+	}
+	i.ID = id
+	return i, err
+}
+
+// Images returns all images in the order of their IDs.
+func (tx *Tx) Images() ([]Image, error) {
+	return listJSON(tx, imageKey, func(i *Image, id string) { i.ID = id })
+}
+
+// DeleteImage forgets the image and every tag that names it.
+func (tx *Tx) DeleteImage(id string) error {
+	tags, err := tx.Tags()
+	if err != nil {
+		return err
+	}
+	for ref, image := range tags {
+		if image == id {
+			if err := tx.remove(tagKey + ref); err != nil {
+				return err
+			}
+		}
+	}
+	return tx.remove(imageKey + id)
+}
+
+// Tag returns the ID of the image that ref names. ref is a full reference, as
+// [ParseRef] gives it.
+func (tx *Tx) Tag(ref string) (string, error) {
+	raw, err := tx.get(tagKey + ref)
+	if err == nil && raw == nil {
+		err = fmt.Errorf("%w: %s", ErrNoSuchImage, Familiar(ref))
+	}
+	return string(raw), err
+}
+
+// SetTag makes the full reference ref a name of the image; it may have been the
+// name of another.
+func (tx *Tx) SetTag(ref, imageID string) error {
+	if _, err := tx.Image(imageID); err != nil {
+		return fmt.Errorf("tag %s: %w", Familiar(ref), err)
+	}
+	return tx.set(tagKey+ref, []byte(imageID))
+}
+
+// DeleteTag forgets the full reference ref.
+func (tx *Tx) DeleteTag(ref string) error { return tx.remove(tagKey + ref) }
+
+// Tags returns the image ID of every full reference.
+func (tx *Tx) Tags() (map[string]string, error) {
+	tags := map[string]string{}
+	err := tx.each(tagKey, func(ref string, id []byte) error {
+		tags[ref] = string(id)
+		return nil
+	})
+	return tags, err
+}

@@ -1,0 +1,191 @@
+package layerdb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// A Stage is a fresh directory under tmp/ for something unfinished. While its
+// process lives it is locked, so a sweep leaves it alone; when the process dies
+// it is garbage. It is used by one goroutine at a time and ends in
+// [Tx.Publish] or Discard.
+type Stage struct {
+	path   string
+	fd     int // of the directory, with the flock; -1 when done
+	synced bool
+}
+
+// Stage makes an empty stage, mode 0700, whose name begins with prefix.
+func (s *Store) Stage(prefix string) (*Stage, error) {
+	if s.opt.ReadOnly {
+		return nil, fmt.Errorf("store %s: %w", s.root, ErrReadOnly)
+	}
+	for {
+		path, err := os.MkdirTemp(s.path(tmpName), prefix+"-")
+		if err != nil {
+			return nil, fmt.Errorf("make a stage: %w", err)
+		}
+		fd, err := lockStage(path)
+		if errors.Is(err, errSwept) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make a stage: %w", err)
+		}
+		return &Stage{path: path, fd: fd}, nil
+	}
+}
+
+// errSwept: a sweep took the directory before it could be locked.
+var errSwept = errors.New("swept")
+
+// lockStage opens and locks a stage. A sweep may have come between mkdir and
+// flock, so the name must still be the directory that was locked.
+func lockStage(path string) (int, error) {
+	fd, err := at.OpenDir(at.CWD, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return -1, errSwept
+	}
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && sameDir(fd, path) {
+		return fd, nil
+	}
+	_ = unix.Close(fd) // a directory
+	if err == nil || err == unix.EWOULDBLOCK {
+		return -1, errSwept
+	}
+	return -1, fmt.Errorf("flock %s: %w", path, err)
+}
+
+func sameDir(fd int, path string) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(fd, &a) == nil && at.Stat(at.CWD, path, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev
+}
+
+// Path returns the absolute path of the stage.
+func (st *Stage) Path() string { return st.path }
+
+// Sync makes all that is in the stage durable. It asks the whole file system
+// once instead of every file, and so belongs before the transaction that
+// publishes the stage. Preconditions: nothing is written to the stage after.
+func (st *Stage) Sync() error {
+	if err := unix.Syncfs(st.fd); err != nil {
+		return fmt.Errorf("sync %s: %w", st.path, err)
+	}
+	st.synced = true
+	return nil
+}
+
+// Volatile says that the stage need not survive a power failure, only the end of
+// any process: for containers that are removed when they end.
+func (st *Stage) Volatile() { st.synced = true }
+
+// Discard removes the stage, if it was not published. It may be called twice,
+// so it can be deferred.
+func (st *Stage) Discard() error {
+	if st.fd < 0 {
+		return nil
+	}
+	err := at.RemoveAll(at.CWD, st.path)
+	st.close()
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", st.path, err)
+	}
+	return nil
+}
+
+func (st *Stage) close() {
+	_ = unix.Close(st.fd) // a directory; this drops the lock
+	st.fd = -1
+}
+
+func discardAll(stages []*Stage) error {
+	var errs []error
+	for _, st := range stages {
+		errs = append(errs, st.Discard())
+	}
+	return errors.Join(errs...)
+}
+
+// Publish gives the stage its final place, [Store.LayerDir] or
+// [Store.ContainerDir], as a part of the transaction: if it fails, the directory
+// is removed again. If final is there already the stage is dropped instead: a
+// layer's name is its content.
+func (tx *Tx) Publish(st *Stage, final string) error {
+	if !st.synced {
+		if err := st.Sync(); err != nil {
+			return err
+		}
+	}
+	err := at.Rename(at.CWD, st.path, at.CWD, final, unix.RENAME_NOREPLACE)
+	if errors.Is(err, fs.ErrExist) {
+		tx.spare = append(tx.spare, st)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("publish %s: %w", st.path, err)
+	}
+	st.path = final
+	st.close()
+	tx.published = append(tx.published, final)
+	tx.store.hook("publish: renamed")
+	if err := syncDir(filepath.Dir(final)); err != nil {
+		return fmt.Errorf("publish %s: %w", final, err)
+	}
+	return nil
+}
+
+// collectTrash moves away the directories that the transaction forgot, or, if it
+// failed, those that it had published. Preconditions: store.lock is held alone.
+func (s *Store) collectTrash(tx *Tx, failed error) ([]*Stage, error) {
+	list := tx.trash
+	if failed != nil {
+		list = tx.published
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	st, err := s.trash(list)
+	return []*Stage{st}, err
+}
+
+// trash moves the directories into a new stage. One that is not there is none.
+func (s *Store) trash(dirs []string) (*Stage, error) {
+	st, err := s.Stage("trash")
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for i, dir := range dirs {
+		s.hook("trash: before rename")
+		err := at.Rename(at.CWD, dir, at.CWD, filepath.Join(st.path, strconv.Itoa(i)), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", dir, err))
+		}
+	}
+	return st, errors.Join(errs...)
+}
+
+// RemoveContainer removes the directory of a container at one stroke, and with
+// it the container: the record is void from then on, and the next Update drops
+// it. It costs no opening of the database, which matters to short runs. A
+// container that is not there is no error.
+func (s *Store) RemoveContainer(id string) error {
+	st, err := s.trash([]string{s.ContainerDir(id)})
+	if err != nil {
+		return err
+	}
+	s.hook("remove container: renamed")
+	return st.Discard()
+}

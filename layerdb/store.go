@@ -1,0 +1,203 @@
+package layerdb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// version is what the file "version" of a store says. It changes when an older
+// varve could no longer read the store.
+const version = "varve store 1\n"
+
+// The names in the root of a store.
+const (
+	versionName    = "version"
+	lockName       = "store.lock"
+	dbName         = "db"
+	layersName     = "layers"
+	containersName = "containers"
+	tmpName        = "tmp"
+)
+
+// Options say how a store is opened. The zero value opens it for reading and
+// writing and waits up to 30 seconds for other processes.
+type Options struct {
+	// LockTimeout bounds each wait for store.lock; 0 is 30 seconds.
+	LockTimeout time.Duration
+	// ReadOnly makes nothing, not even an absent store, and refuses Update.
+	ReadOnly bool
+}
+
+// A Store is a directory of layers, images and containers. It holds no file
+// open between calls, and may be used by several goroutines and processes.
+type Store struct {
+	root string
+	opt  Options
+	// hook is called at the named points of a change. Only the tests of this
+	// package set it, to end the process there.
+	hook func(point string)
+}
+
+// Open opens the store at root and makes it, mode 0700, if root is absent or
+// empty. It fails with ErrOtherVersion, ErrOtherOwner, ErrNotStore or ErrNoSpace
+// where it must not go on.
+func Open(root string, opt Options) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if opt.LockTimeout == 0 {
+		opt.LockTimeout = 30 * time.Second
+	}
+	s := &Store{root: root, opt: opt, hook: func(string) {}}
+	return s, s.prepare()
+}
+
+// prepare checks that the root is a store of ours, or makes it one.
+func (s *Store) prepare() error {
+	if !s.opt.ReadOnly {
+		if err := os.MkdirAll(s.root, 0o700); err != nil {
+			return fmt.Errorf("make store: %w", err)
+		}
+	}
+	if err := s.checkOwner(); err != nil {
+		return err
+	}
+	err := s.checkVersion()
+	if !errors.Is(err, fs.ErrNotExist) || s.opt.ReadOnly {
+		return err
+	}
+	return s.create()
+}
+
+func (s *Store) checkOwner() error {
+	var st unix.Stat_t
+	if err := at.Stat(at.CWD, s.root, &st); err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("store %s: %w: it belongs to uid %d and you are uid %d; name a store of your own with --root or $VARVE_ROOT",
+			s.root, ErrOtherOwner, st.Uid, os.Geteuid())
+	}
+	return nil
+}
+
+func (s *Store) checkVersion() error {
+	got, err := os.ReadFile(s.path(versionName))
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if string(got) != version {
+		return fmt.Errorf("store %s: %w: it says %.40q, this varve reads %q; use that version, or another --root",
+			s.root, ErrOtherVersion, got, version)
+	}
+	return nil
+}
+
+// create makes the layout. The version file comes last, so a store that has one
+// is whole, and one that has none may be made again over what a crash left.
+func (s *Store) create() error {
+	if err := s.checkStranger(); err != nil {
+		return err
+	}
+	if err := s.checkSpace(); err != nil {
+		return err
+	}
+	lock, err := s.lock(unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	if err := s.checkVersion(); !errors.Is(err, fs.ErrNotExist) {
+		return err // another process has just made it
+	}
+	for _, dir := range []string{dbName, layersName, containersName, tmpName} {
+		if err := os.Mkdir(s.path(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make store: %w", err)
+		}
+	}
+	s.hook("create: directories")
+	if err := s.createDB(); err != nil {
+		return err
+	}
+	s.hook("create: database")
+	return s.writeVersion()
+}
+
+// checkStranger refuses to build a store among files that are not a store's.
+func (s *Store) checkStranger() error {
+	list, err := os.ReadDir(s.root)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	ours := []string{lockName, dbName, layersName, containersName, tmpName, versionName, versionName + ".new"}
+	for _, e := range list {
+		if !slices.Contains(ours, e.Name()) {
+			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.root, ErrNotStore, e.Name())
+		}
+	}
+	return nil
+}
+
+func (s *Store) writeVersion() error {
+	name := s.path(versionName)
+	if err := WriteFile(name, []byte(version)); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return nil
+}
+
+// Root returns the absolute path of the store.
+func (s *Store) Root() string { return s.root }
+
+// LayerDir returns the directory of the layer with this diff ID, which holds
+// diff/ and tar-split.gz.
+func (s *Store) LayerDir(diffID digest.Digest) string {
+	return s.path(layersName, diffID.Encoded())
+}
+
+// ContainerDir returns the directory of the container id, which holds upper/,
+// work/, config.json and state.json.
+func (s *Store) ContainerDir(id string) string { return s.path(containersName, id) }
+
+func (s *Store) path(names ...string) string {
+	return filepath.Join(append([]string{s.root}, names...)...)
+}
+
+// WriteFile puts data, durably and whole or not at all, in the place of name: it
+// is written beside, synced, and renamed. The mode is 0600.
+func WriteFile(name string, data []byte) error {
+	beside := name + ".new"
+	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(beside, name)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

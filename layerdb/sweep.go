@@ -1,0 +1,95 @@
+package layerdb
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// Sweep removes what crashes left: stages of processes that have ended, layer
+// directories that no record names, container directories without a record, and
+// records of containers without a directory.
+func (s *Store) Sweep() error {
+	err := s.Update(func(tx *Tx) error {
+		return errors.Join(tx.sweepLayers(), tx.sweepContainers())
+	})
+	return errors.Join(err, s.sweepStages())
+}
+
+// sweepLayers marks the layer directories without a record as trash.
+func (tx *Tx) sweepLayers() error {
+	layers, err := tx.Layers()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, l := range layers {
+		if l.hasBytes() {
+			known[l.DiffID.Encoded()] = true
+		}
+	}
+	return tx.trashUnknown(layersName, known)
+}
+
+// sweepContainers marks the container directories without a record as trash.
+// Void records need nothing: every Update drops them.
+func (tx *Tx) sweepContainers() error {
+	list, err := tx.Containers()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, c := range list {
+		known[c.ID] = true
+	}
+	return tx.trashUnknown(containersName, known)
+}
+
+func (tx *Tx) trashUnknown(dir string, known map[string]bool) error {
+	list, err := os.ReadDir(tx.store.path(dir))
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	for _, e := range list {
+		if !known[e.Name()] {
+			tx.trash = append(tx.trash, tx.store.path(dir, e.Name()))
+		}
+	}
+	return nil
+}
+
+// sweepStages removes the stages that nobody holds locked.
+func (s *Store) sweepStages() error {
+	list, err := os.ReadDir(s.path(tmpName))
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	var errs []error
+	for _, e := range list {
+		errs = append(errs, sweepStage(filepath.Join(s.path(tmpName), e.Name()), e.IsDir()))
+	}
+	return errors.Join(errs...)
+}
+
+func sweepStage(path string, isDir bool) error {
+	if !isDir { // nothing of ours
+		return at.RemoveAll(at.CWD, path)
+	}
+	fd, err := lockStage(path)
+	if errors.Is(err, errSwept) { // it lives, or is gone
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }() // a directory
+	if err := at.RemoveAll(at.CWD, path); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	return nil
+}

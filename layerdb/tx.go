@@ -1,0 +1,170 @@
+package layerdb
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// The key spaces. Names and tags hold an ID as it is, all others JSON.
+const (
+	layerKey     = "layer/"
+	imageKey     = "image/"
+	tagKey       = "tag/"
+	containerKey = "container/"
+	nameKey      = "name/" // a container's name, to its ID
+)
+
+// Every update writes the two keys that stand before and after all others. So
+// every table spans the whole key space, all of them overlap, and badger merges
+// them into one; it would keep a table an update apart for ever otherwise. Their
+// value counts the updates.
+const (
+	firstKey = "!"
+	lastKey  = "~"
+)
+
+// A Tx is one transaction, valid inside the function it is given to, for one
+// goroutine.
+type Tx struct {
+	store *Store
+	txn   *badger.Txn
+	write bool
+
+	after     []func()
+	published []string // directories moved into place by this transaction
+	trash     []string // directories to move away after it
+	spare     []*Stage // stages whose place was taken already
+}
+
+// AfterCommit has fn called when the change is durable, while the database is
+// still being closed. fn must return at once: it holds up other processes.
+func (tx *Tx) AfterCommit(fn func()) { tx.after = append(tx.after, fn) }
+
+func (tx *Tx) runAfter() {
+	for _, fn := range tx.after {
+		fn()
+	}
+}
+
+// mark ends an update: it drops void records and writes the two outer keys.
+func (tx *Tx) mark() error {
+	if err := tx.dropVoid(); err != nil {
+		return err
+	}
+	count := uint64(0)
+	raw, err := tx.get(firstKey)
+	if err != nil {
+		return err
+	}
+	if len(raw) == 8 {
+		count = binary.BigEndian.Uint64(raw)
+	}
+	raw = binary.BigEndian.AppendUint64(nil, count+1)
+	return errors.Join(tx.set(firstKey, raw), tx.set(lastKey, raw))
+}
+
+// get returns the value of key, nil if it is not there.
+func (tx *Tx) get(key string) ([]byte, error) {
+	item, err := tx.txn.Get([]byte(key))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	raw, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return raw, nil
+}
+
+func (tx *Tx) set(key string, value []byte) error {
+	if !tx.write {
+		return fmt.Errorf("write %s: %w", key, ErrReadOnly)
+	}
+	if err := tx.txn.Set([]byte(key), value); err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	return nil
+}
+
+func (tx *Tx) remove(key string) error {
+	if !tx.write {
+		return fmt.Errorf("delete %s: %w", key, ErrReadOnly)
+	}
+	if err := tx.txn.Delete([]byte(key)); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
+// each calls fn with every key that begins with prefix, in the order of the
+// keys, without prefix, and its value.
+func (tx *Tx) each(prefix string, fn func(rest string, value []byte) error) error {
+	opt := badger.DefaultIteratorOptions
+	opt.Prefix = []byte(prefix)
+	it := tx.txn.NewIterator(opt)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		raw, err := it.Item().ValueCopy(nil)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", it.Item().Key(), err)
+		}
+		if err := fn(string(it.Item().Key()[len(prefix):]), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putJSON(tx *Tx, key string, record any) error {
+	raw, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	return tx.set(key, raw)
+}
+
+// getJSON reads the record at key; found is false if there is none.
+func getJSON[T any](tx *Tx, key string) (record T, found bool, err error) {
+	raw, err := tx.get(key)
+	if err != nil || raw == nil {
+		return record, false, err
+	}
+	if err := json.Unmarshal(raw, &record); err != nil {
+		return record, false, fmt.Errorf("read %s: %w", key, err)
+	}
+	return record, true, nil
+}
+
+// listJSON reads all records whose key begins with prefix; setID gives each the
+// rest of its key.
+func listJSON[T any](tx *Tx, prefix string, setID func(*T, string)) ([]T, error) {
+	var list []T
+	err := tx.each(prefix, func(id string, raw []byte) error {
+		var record T
+		if err := json.Unmarshal(raw, &record); err != nil {
+			return fmt.Errorf("read %s%s: %w", prefix, id, err)
+		}
+		setID(&record, id)
+		list = append(list, record)
+		return nil
+	})
+	return list, err
+}
+
+// exists tells whether the directory is there.
+func exists(dir string) (bool, error) {
+	_, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
