@@ -1,0 +1,41 @@
+package archive
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+)
+
+var (
+	// ErrNotTar is wrapped when the input is neither a tar nor a compressed one,
+	// or stops being one in the middle.
+	ErrNotTar = errors.New("not a tar archive")
+	// ErrTruncated is wrapped when the input ends too early.
+	ErrTruncated = errors.New("the archive is cut short")
+	// ErrTooBig is wrapped when a limit of [UnpackOptions] is reached.
+	ErrTooBig = errors.New("limit reached")
+	// ErrDigest is wrapped when a layer's files no longer give the tar that the
+	// layer was made from.
+	ErrDigest = errors.New("the layer was changed or damaged")
+)
+
+// readFailure makes a sentence of what archive/tar says. last is the entry before
+// or around the failure, "" before the first.
+func readFailure(err error, last string) error {
+	where := "at its beginning"
+	if last != "" {
+		where = fmt.Sprintf("at or after the entry %q", last)
+	}
+	switch {
+	case errors.Is(err, ErrTruncated):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w %s: fetch or make it again", ErrTruncated, where)
+	case errors.Is(err, tar.ErrHeader) && last == "":
+		return fmt.Errorf("%w, nor a gzip or zstd of one: %w", ErrNotTar, err)
+	case errors.Is(err, tar.ErrHeader):
+		return fmt.Errorf("%w %s: %w", ErrNotTar, where, err)
+	}
+	return err
+}

@@ -1,0 +1,208 @@
+package archive
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// OverrideAttr is the extended attribute that keeps what a host without root does
+// not let a file be: "UID:GID:MODE" with the mode in octal, and for the regular
+// file in the place of a device ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR"
+// behind. The form is that of containers/storage and of fuse-overlayfs'
+// xattr_permissions=2.
+const OverrideAttr = "user.containers.override_stat"
+
+// attrs is what belongs to a file beside its name and data.
+type attrs struct {
+	uid, gid int
+	mode     uint32 // permissions, 07777
+	device   string // "char-1-3": the file is a placeholder for this device
+	mtime    unix.Timespec
+	xattrs   map[string]string
+}
+
+// override is the value of OverrideAttr for these.
+func (a *attrs) override() string {
+	s := fmt.Sprintf("%d:%d:0%o", a.uid, a.gid, a.mode)
+	if a.device != "" {
+		s += ":" + a.device
+	}
+	return s
+}
+
+// parseOverride reads the value of OverrideAttr into a. The type of a plain file
+// or directory, which others write, is accepted and means nothing.
+func (a *attrs) parseOverride(value string) error {
+	bad := fmt.Errorf("malformed %s: %q", OverrideAttr, value)
+	part := strings.SplitN(value, ":", 4)
+	if len(part) < 3 {
+		return bad
+	}
+	uid, err1 := strconv.ParseUint(part[0], 10, 32)
+	gid, err2 := strconv.ParseUint(part[1], 10, 32)
+	mode, err3 := strconv.ParseUint(part[2], 8, 32)
+	if errors.Join(err1, err2, err3) != nil {
+		return bad
+	}
+	a.uid, a.gid, a.mode, a.device = int(uid), int(gid), uint32(mode)&0o7777, ""
+	if len(part) == 4 && (strings.HasPrefix(part[3], "char-") || strings.HasPrefix(part[3], "block-")) {
+		if _, _, err := parseDevice(part[3]); err != nil {
+			return bad
+		}
+		a.device = part[3]
+	}
+	return nil
+}
+
+// formatDevice is the device part of OverrideAttr; kind is S_IFCHR or S_IFBLK.
+func formatDevice(kind uint32, major, minor uint32) string {
+	name := "char"
+	if kind == unix.S_IFBLK {
+		name = "block"
+	}
+	return fmt.Sprintf("%s-%d-%d", name, major, minor)
+}
+
+// parseDevice reads it.
+func parseDevice(s string) (kind uint32, rdev uint64, err error) {
+	part := strings.Split(s, "-")
+	if len(part) != 3 {
+		return 0, 0, fmt.Errorf("malformed device %q", s)
+	}
+	major, err1 := strconv.ParseUint(part[1], 10, 32)
+	minor, err2 := strconv.ParseUint(part[2], 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, 0, fmt.Errorf("malformed device %q: %w", s, err)
+	}
+	kind = unix.S_IFCHR
+	if part[0] == "block" {
+		kind = unix.S_IFBLK
+	}
+	return kind, unix.Mkdev(uint32(major), uint32(minor)), nil
+}
+
+// owners gives files their attributes, as far as this process may.
+type owners struct {
+	// squash: there is one user id only, so owners, setuid and setgid bits and
+	// devices are kept in OverrideAttr instead of made.
+	squash bool
+}
+
+func newOwners() owners { return owners{squash: os.Geteuid() != 0 || singleID()} }
+
+// singleID tells whether the user namespace has no more than one user.
+func singleID() bool {
+	file, err := os.Open("/proc/self/uid_map")
+	if err != nil {
+		return false // without /proc, chown itself will tell
+	}
+	defer func() { _ = file.Close() }() // read only
+	total := 0
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if field := strings.Fields(lines.Text()); len(field) == 3 {
+			n, _ := strconv.Atoi(field[2]) // the kernel writes numbers
+			total += n
+		}
+	}
+	return total == 1
+}
+
+// dress gives name in dir, of type kind (S_IFREG, …), its attributes. The order
+// matters: chown clears setuid bits and capabilities, user attributes need a file
+// that is still writable, times come last.
+func (o owners) dress(dir int, name string, kind uint32, a *attrs) error {
+	squash, err := o.chown(dir, name, a)
+	if err != nil {
+		return err
+	}
+	if err := setXattrs(dir, name, a.xattrs, squash); err != nil {
+		return err
+	}
+	if kind != unix.S_IFLNK {
+		if err := setMode(dir, name, kind, a, squash); err != nil {
+			return err
+		}
+	}
+	return at.Utimes(dir, name, a.mtime, a.mtime)
+}
+
+// chown tells whether the owner could not be given.
+func (o owners) chown(dir int, name string, a *attrs) (squash bool, err error) {
+	if o.squash {
+		return true, nil
+	}
+	err = at.Chown(dir, name, a.uid, a.gid)
+	// EINVAL: the user namespace has no such id.
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+		return true, nil
+	}
+	return false, err
+}
+
+func setMode(dir int, name string, kind uint32, a *attrs, squash bool) error {
+	if !squash && a.device == "" {
+		return at.Chmod(dir, name, a.mode)
+	}
+	real := a.mode &^ (unix.S_ISUID | unix.S_ISGID) | 0o600
+	if kind == unix.S_IFDIR {
+		real |= 0o700
+	}
+	if err := keepOverride(dir, name, kind, a, real); err != nil {
+		return err
+	}
+	return at.Chmod(dir, name, real)
+}
+
+// keepOverride writes OverrideAttr where the real file will not be what it should.
+func keepOverride(dir int, name string, kind uint32, a *attrs, real uint32) error {
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil // user attributes are only for these two (xattr(7))
+	}
+	var st unix.Stat_t
+	if err := at.Stat(dir, name, &st); err != nil {
+		return err
+	}
+	if a.device == "" && real == a.mode && int(st.Uid) == a.uid && int(st.Gid) == a.gid {
+		return nil
+	}
+	err := at.Setxattr(dir, name, OverrideAttr, []byte(a.override()), 0)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("the file system has no user extended attributes, which without root are needed to keep owners: %w", err)
+	}
+	return err
+}
+
+// storable tells whether an attribute of an archive or an upper may be in a
+// layer: not the marks of the union, and not the word on owners, either of which
+// an archive could use to say what its headers do not.
+func storable(attr string) bool { return !whiteout.PrivateAttr(attr) && attr != OverrideAttr }
+
+// setXattrs leaves out what the file system or the kernel does not allow us.
+func setXattrs(dir int, name string, list map[string]string, squash bool) error {
+	for _, attr := range slices.Sorted(maps.Keys(list)) {
+		if !storable(attr) {
+			continue
+		}
+		err := at.Setxattr(dir, name, attr, []byte(list[attr]), 0)
+		switch {
+		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.EOPNOTSUPP):
+			continue // the layer's tar still has it; see the package comment
+		case squash && errors.Is(err, unix.EINVAL):
+			continue // an ACL with ids that are not ours
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
