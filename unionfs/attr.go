@@ -1,0 +1,124 @@
+package unionfs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// SetAttr changes owner, mode, size and times in the upper, bringing the file up
+// first. The kernel has checked that the caller may (default_permissions).
+func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	r, err := fs.get(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	bring := fs.up
+	if in.Valid&fuse.FATTR_SIZE != 0 && in.Size == 0 {
+		bring = fs.upEmpty
+	}
+	n, err := bring(r)
+	if err != nil {
+		return status(err)
+	}
+	if err := fs.setAttr(n, in); err != nil {
+		return status(err)
+	}
+	return status(fs.fillAttr(ref{n, n.low}, out))
+}
+
+// setAttr applies the changes in the order that keeps them all: chown clears
+// setuid, truncation sets times.
+func (fs *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
+		if err := fs.chown(n, in); err != nil {
+			return err
+		}
+	}
+	if in.Valid&fuse.FATTR_MODE != 0 {
+		if err := fs.withUpper(n, func(dir int, name string) error {
+			return at.Chmod(dir, name, in.Mode&0o7777)
+		}); err != nil {
+			return err
+		}
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		if err := fs.truncate(n, in); err != nil {
+			return err
+		}
+	}
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+		atime := timespec(in.Valid, fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec)
+		mtime := timespec(in.Valid, fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)
+		return fs.withUpper(n, func(dir int, name string) error {
+			return at.Utimes(dir, name, atime, mtime)
+		})
+	}
+	return nil
+}
+
+func (fs *FS) chown(n *node, in *fuse.SetAttrIn) error {
+	uid, gid := -1, -1
+	if in.Valid&fuse.FATTR_UID != 0 {
+		uid = int(in.Uid)
+	}
+	if in.Valid&fuse.FATTR_GID != 0 {
+		gid = int(in.Gid)
+	}
+	return fs.withUpper(n, func(dir int, name string) error { return at.Chown(dir, name, uid, gid) })
+}
+
+func (fs *FS) truncate(n *node, in *fuse.SetAttrIn) error {
+	file, err := fs.file(ref{n, n.low}, true)
+	if err != nil {
+		return err
+	}
+	defer file.release()
+	if err := unix.Ftruncate(file.fd, int64(in.Size)); err != nil {
+		return err
+	}
+	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		return fs.killPriv(n)
+	}
+	return nil
+}
+
+// timespec is the time to set, for utimensat(2).
+func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
+	switch {
+	case valid&set == 0:
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	case valid&now != 0:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	}
+	return unix.Timespec{Sec: int64(sec), Nsec: int64(nsec)}
+}
+
+// killPriv clears setuid, and setgid of what a group may execute, because
+// somebody without CAP_FSETID wrote to the file (FUSE_HANDLE_KILLPRIV_V2). File
+// capabilities the kernel cleared when we wrote.
+func (fs *FS) killPriv(n *node) error {
+	return fs.withUpper(n, func(dir int, name string) error {
+		var st unix.Stat_t
+		if err := at.Stat(dir, name, &st); err != nil {
+			return err
+		}
+		mode := st.Mode & 0o7777
+		kept := mode &^ unix.S_ISUID
+		if mode&unix.S_IXGRP != 0 {
+			kept &^= unix.S_ISGID
+		}
+		if kept == mode {
+			return nil
+		}
+		return at.Chmod(dir, name, kept)
+	})
+}
+
+// withUpper is atUpper for callers that hold no lock.
+func (fs *FS) withUpper(n *node, fn func(dir int, name string) error) error {
+	fs.ns.RLock()
+	defer fs.ns.RUnlock()
+	return fs.atUpper(n, fn)
+}

@@ -1,0 +1,302 @@
+package unionfs
+
+import (
+	"errors"
+	"os"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// newFile is something to be made in a directory of the view.
+type newFile struct {
+	name string
+	kind uint32 // S_IFMT
+	mode uint32 // 07777
+	uid  uint32
+	gid  uint32
+	// make makes it, as name in dir: a free name, so that nothing is replaced.
+	make func(dir int, name string) error
+	// keep, if not nil, is called with the record once the file is in place.
+	keep func(n *node)
+	// of is the record of an existing file that gets one more name.
+	of *node
+}
+
+// Mknod makes a file, FIFO, socket or device. A character device 0/0 is refused:
+// in a layer it is a whiteout.
+func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	f := newFile{name: name, kind: in.Mode & unix.S_IFMT, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
+	if f.kind == 0 {
+		f.kind = unix.S_IFREG
+	}
+	if whiteout.IsDevice(in.Mode, uint64(in.Rdev)) {
+		return fuse.EPERM
+	}
+	if f.kind == unix.S_IFREG {
+		return fs.createRegular(in.NodeId, f, out)
+	}
+	f.make = func(dir int, name string) error {
+		return at.Mknod(dir, name, f.kind|f.mode, uint64(in.Rdev))
+	}
+	return status(fs.create(in.NodeId, f, out))
+}
+
+// createRegular makes a file by opening it, and keeps it open: what follows a
+// creation is nearly always a write.
+func (fs *FS) createRegular(parent uint64, f newFile, out *fuse.EntryOut) fuse.Status {
+	fd := -1
+	f.make = func(dir int, name string) (err error) {
+		fd, err = at.Open(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, f.mode)
+		return err
+	}
+	f.keep = func(n *node) {
+		fs.fds.put(fdKey{kind: fileFD, id: n.id}, fd, true).release()
+		fd = -1
+	}
+	err := fs.create(parent, f, out)
+	if fd >= 0 {
+		_ = unix.Close(fd) // nothing was written
+	}
+	return status(err)
+}
+
+// Mkdir makes a directory.
+func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
+	f.make = func(dir int, name string) error { return at.Mkdir(dir, name, f.mode) }
+	return status(fs.create(in.NodeId, f, out))
+}
+
+// Symlink makes a symbolic link.
+func (fs *FS) Symlink(_ <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid}
+	f.make = func(dir int, name string) error { return at.Symlink(target, dir, name) }
+	return status(fs.create(header.NodeId, f, out))
+}
+
+// Link gives a file one more name. A lower file is brought up first.
+func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	r, err := fs.get(in.Oldnodeid)
+	if err != nil {
+		return status(err)
+	}
+	n, err := fs.up(r)
+	if err != nil {
+		return status(err)
+	}
+	f := newFile{name: name, kind: n.kind, of: n}
+	f.make = func(dir int, name string) error {
+		return fs.atUpper(n, func(oldDir int, oldName string) error {
+			if oldName == "" {
+				return unix.ENOENT // unlinked while it was open
+			}
+			return at.Link(oldDir, oldName, dir, name)
+		})
+	}
+	return status(fs.create(in.NodeId, f, out))
+}
+
+// create makes f in the directory with node id parent and tells the kernel.
+func (fs *FS) create(parent uint64, f newFile, out *fuse.EntryOut) error {
+	if whiteout.Reserved(f.name) {
+		return unix.EINVAL // a layer could not hold it
+	}
+	r, err := fs.get(parent)
+	if err != nil {
+		return err
+	}
+	dir, err := fs.up(r)
+	if err != nil {
+		return err
+	}
+	fs.ns.RLock()
+	defer fs.ns.RUnlock()
+	var st unix.Stat_t
+	n, err := fs.createIn(dir, &f, &st)
+	if err != nil {
+		return err
+	}
+	fs.entryOut(ref{n, n.low}, &st, out)
+	if !fs.remember(ref{n, n.low}) {
+		return unix.ESTALE // forgotten in the moment it was made: cannot be, nobody knew of it
+	}
+	return nil
+}
+
+// createIn makes f in the directory parent, which is in the upper, and fills st.
+// Preconditions: fs.ns is held for reading.
+func (fs *FS) createIn(parent *node, f *newFile, st *unix.Stat_t) (*node, error) {
+	d, err := fs.loadDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := fs.upperFD(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.release()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.removed {
+		return nil, unix.ENOENT
+	}
+	old := d.entries[f.name]
+	if old != nil && !old.hidden {
+		return nil, unix.EEXIST
+	}
+	if old == nil {
+		if _, inLower, err := fs.lowerChild(d, f.name); err != nil || inLower {
+			return nil, errors.Join(err, errIf(inLower, unix.EEXIST))
+		}
+	}
+	if err := fs.inherit(dir.fd, f); err != nil {
+		return nil, err
+	}
+	if old == nil {
+		err = fs.makeWhole(dir.fd, f.name, f)
+	} else {
+		err = fs.makeOver(dir.fd, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return fs.enter(parent, dir.fd, f, st)
+}
+
+func errIf(cond bool, err error) error {
+	if cond {
+		return err
+	}
+	return nil
+}
+
+// inherit gives f the group, and a directory the bit, of a setgid directory.
+func (fs *FS) inherit(dir int, f *newFile) error {
+	if f.of != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_ISGID != 0 {
+		f.gid = st.Gid
+		if f.kind == unix.S_IFDIR {
+			f.mode |= unix.S_ISGID
+		}
+	}
+	return nil
+}
+
+// makeWhole makes f as name in dir with the owner and the mode that it is to
+// have. On an error nothing is left of it.
+func (fs *FS) makeWhole(dir int, name string, f *newFile) error {
+	if err := f.make(dir, name); err != nil || f.of != nil {
+		return err
+	}
+	err := fs.own(dir, name, f)
+	if err != nil {
+		err = errors.Join(err, at.RemoveAll(dir, name))
+	}
+	return err
+}
+
+func (fs *FS) own(dir int, name string, f *newFile) error {
+	if f.uid != fs.euid || f.gid != fs.egid {
+		if err := at.Chown(dir, name, int(f.uid), int(f.gid)); err != nil && !chownRefused(err) {
+			return err
+		}
+	}
+	special := f.mode&(unix.S_ISUID|unix.S_ISGID) != 0 // chown and mkdir clear those
+	if f.kind != unix.S_IFLNK && (special || f.mode&fs.umask != 0) {
+		return at.Chmod(dir, name, f.mode)
+	}
+	return nil
+}
+
+// makeOver makes f in the place of a whiteout: beside first, then in one step.
+// A directory is opaque, for nothing of the lower one may show through it.
+func (fs *FS) makeOver(dir int, f *newFile) error {
+	temp := fs.temp()
+	if err := fs.makeWhole(fs.work, temp, f); err != nil {
+		return err
+	}
+	err := fs.putOver(dir, temp, f)
+	if err != nil {
+		err = errors.Join(err, at.RemoveAll(fs.work, temp))
+	}
+	return err
+}
+
+func (fs *FS) putOver(dir int, temp string, f *newFile) error {
+	if f.kind != unix.S_IFDIR {
+		if err := at.Rename(fs.work, temp, dir, f.name, 0); err != nil {
+			return err
+		}
+	} else {
+		if err := fs.setOpaque(fs.work, temp); err != nil {
+			return err
+		}
+		if err := fs.moveDirOver(fs.work, temp, dir, f.name); err != nil {
+			return err
+		}
+	}
+	fs.unhide(dir, f.name)
+	return nil
+}
+
+// unhide tidies away the OCI whiteout of a name that the upper now has itself.
+// One that can not be removed says nothing untrue: it speaks of the layers below.
+func (fs *FS) unhide(dir int, name string) { _ = fs.dialect.Unhide(dir, name) }
+
+// setOpaque makes the directory name in dir opaque.
+func (fs *FS) setOpaque(dir int, name string) error {
+	fd, err := at.OpenDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	return fs.dialect.SetOpaque(fd)
+}
+
+// moveDirOver moves a directory to a name that is free or is a whiteout device,
+// which a plain rename would refuse: they change places, and the whiteout goes.
+func (fs *FS) moveDirOver(fromDir int, from string, toDir int, to string) error {
+	err := at.Rename(fromDir, from, toDir, to, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) { // free
+		return at.Rename(fromDir, from, toDir, to, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return at.Unlink(fromDir, from)
+}
+
+// enter notes the new file in its directory, parent, which is open as dir.
+// Preconditions: parent.dir.mu is held.
+func (fs *FS) enter(parent *node, dir int, f *newFile, st *unix.Stat_t) (*node, error) {
+	if err := at.Stat(dir, f.name, st); err != nil {
+		return nil, err
+	}
+	p, n := place{parent, f.name}, f.of
+	if n == nil {
+		n = fs.nodes.add(f.kind, fs.tree.devs.ino(st.Dev, st.Ino), 0, p)
+	} else {
+		n.addPlace(p)
+		fs.nodes.shared(n, st.Ino)
+	}
+	if n.isDir() {
+		n.dir.loaded, n.dir.low = true, noInum
+		n.dir.entries = make(map[string]*upperEntry)
+	}
+	if f.keep != nil {
+		f.keep(n)
+	}
+	st.Ino = fs.inoOf(n, st)
+	e := &upperEntry{name: f.name, kind: f.kind, ino: st.Ino, origin: n.low, node: n}
+	return n, fs.insertLocked(parent.dir, e)
+}

@@ -1,0 +1,318 @@
+package unionfs
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// upperDir is what the upper says of one directory: only that. Names it does not
+// mention are as the lower directory has them. It is read from the disk once, when
+// the directory is first looked at, and kept true by every operation since, for
+// nobody else writes to the upper.
+//
+// Whoever reads it holds FS.ns at least for reading. Names are added under mu
+// besides, and taken away under FS.ns for writing.
+type upperDir struct {
+	mu      sync.RWMutex
+	loaded  bool
+	removed bool
+	low     Inum // the lower directory that shows through; noInum: none, or hidden
+	entries map[string]*upperEntry
+	added   []*upperEntry // those that are not in the place of a lower name, by seq
+	nextSeq uint64
+	origins atomic.Int64 // entries that were copied up
+}
+
+// upperEntry is one name that the upper mentions.
+type upperEntry struct {
+	name   string
+	hidden bool // a whiteout
+	marker bool // hidden, or in the place of a lower file: there is a whiteout on the disk to remove (OCI)
+	kind   uint32
+	origin Inum // the lower file it was copied up from; noInum if none
+	ino    uint64
+	node   *node  // nil: nobody looked it up yet, or it was forgotten
+	seq    uint64 // place in upperDir.added; 0 if in the place of a lower name
+}
+
+// load reads the directory n from the upper, if that was not done yet.
+// Preconditions: fs.ns is held for reading.
+func (fs *FS) loadDir(n *node) (*upperDir, error) {
+	d := n.dir
+	d.mu.RLock()
+	loaded := d.loaded
+	d.mu.RUnlock()
+	if loaded {
+		return d, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.loaded {
+		return d, nil
+	}
+	d.low = n.low
+	d.entries = make(map[string]*upperEntry)
+	if n.upper.Load() {
+		if n.id == 1 && fs.opaqueRoot {
+			d.low = noInum
+		}
+		if err := fs.readUpper(n, d); err != nil {
+			return nil, err
+		}
+	}
+	d.loaded = true
+	return d, nil
+}
+
+func (fs *FS) readUpper(n *node, d *upperDir) error {
+	dir, err := fs.upperFD(n)
+	if err != nil {
+		return err
+	}
+	defer dir.release()
+	fd, err := at.OpenDir(dir.fd, ".") // with a position of its own
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	list, err := whiteout.Read(fd)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	for _, name := range list.Hidden {
+		if err := fs.insertLocked(d, &upperEntry{name: name, hidden: true, marker: true, origin: noInum}); err != nil {
+			return err
+		}
+	}
+	for _, e := range list.Entries {
+		marker := d.entries[e.Name] != nil
+		entry := &upperEntry{name: e.Name, kind: uint32(e.Type) << 12, ino: fs.tree.devs.ino(st.Dev, e.Ino), origin: noInum, marker: marker}
+		if err := fs.insertLocked(d, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertLocked puts e in the place of whatever has its name.
+// Preconditions: d.mu is held.
+func (fs *FS) insertLocked(d *upperDir, e *upperEntry) error {
+	old := d.entries[e.name]
+	_, inLower, err := fs.lowerChild(d, e.name)
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		d.takeOutLocked(old)
+	}
+	d.entries[e.name] = e
+	if e.origin != noInum {
+		d.origins.Add(1)
+	}
+	if !inLower && !e.hidden {
+		d.nextSeq++
+		e.seq = d.nextSeq
+		d.added = append(d.added, e)
+	}
+	return nil
+}
+
+// takeOutLocked removes e, leaving no mark of it.
+// Preconditions: d.mu is held, or fs.ns for writing.
+func (d *upperDir) takeOutLocked(e *upperEntry) {
+	delete(d.entries, e.name)
+	if e.origin != noInum {
+		d.origins.Add(-1)
+	}
+	if e.seq == 0 {
+		return
+	}
+	if k, ok := slices.BinarySearchFunc(d.added, e.seq, bySeq); ok {
+		d.added = slices.Delete(d.added, k, k+1)
+	}
+}
+
+func bySeq(e *upperEntry, seq uint64) int {
+	switch {
+	case e.seq < seq:
+		return -1
+	case e.seq > seq:
+		return 1
+	}
+	return 0
+}
+
+// lowerChild finds name in the lower directory under d, whether or not the upper
+// hides it.
+func (fs *FS) lowerChild(d *upperDir, name string) (Inum, bool, error) {
+	if d.low == noInum {
+		return noInum, false, nil
+	}
+	return fs.tree.lookup(d.low, name)
+}
+
+// childLocked finds name in the directory n.
+// Preconditions: fs.ns is held for reading; no upperDir.mu is held.
+func (fs *FS) childLocked(n *node, name string) (ref, bool, error) {
+	d, err := fs.loadDir(n)
+	if err != nil {
+		return ref{}, false, err
+	}
+	d.mu.RLock()
+	e := d.entries[name]
+	if e != nil && (e.hidden || e.node != nil) {
+		defer d.mu.RUnlock()
+		if e.hidden {
+			return ref{}, false, nil
+		}
+		return ref{e.node, e.node.low}, true, nil
+	}
+	d.mu.RUnlock()
+	if e != nil {
+		return fs.adopt(n, d, name)
+	}
+	low, ok, err := fs.lowerChild(d, name)
+	if !ok || err != nil {
+		return ref{}, false, err
+	}
+	return ref{fs.nodes.slot(low).node.Load(), low}, true, nil
+}
+
+// adopt makes the record of a file that is found in the upper.
+func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entries[name]
+	switch {
+	case e == nil || e.hidden:
+		return ref{}, false, nil
+	case e.node != nil:
+		return ref{e.node, e.node.low}, true, nil
+	}
+	low, err := fs.lowerOf(parent, d, e)
+	if err != nil {
+		return ref{}, false, err
+	}
+	p := place{parent, name}
+	if low != noInum {
+		st, err := fs.tree.Stat(low)
+		if err != nil {
+			return ref{}, false, err
+		}
+		n := fs.nodes.touch(low, e.kind, st.Ino)
+		n.addPlace(p)
+		n.upper.Store(true)
+		e.node, e.ino = n, n.ino
+		return ref{n, low}, true, nil
+	}
+	var st unix.Stat_t
+	dir, err := fs.upperFD(parent)
+	if err != nil {
+		return ref{}, false, err
+	}
+	defer dir.release()
+	if err := at.Stat(dir.fd, name, &st); err != nil {
+		return ref{}, false, stale(err)
+	}
+	shared := uint64(0)
+	if e.kind != unix.S_IFDIR && st.Nlink > 1 {
+		shared = st.Ino
+	}
+	e.node = fs.nodes.add(e.kind, e.ino, shared, p)
+	return ref{e.node, e.node.low}, true, nil
+}
+
+// lowerOf returns the lower file that an entry of the upper continues: the one
+// it was copied up from in this mount, or the directory that shows through it.
+// Preconditions: d.mu is held.
+func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
+	if e.origin != noInum || e.kind != unix.S_IFDIR || e.marker {
+		return e.origin, nil
+	}
+	low, ok, err := fs.lowerChild(d, e.name)
+	if err != nil || !ok || fs.tree.inode(low).kind != unix.S_IFDIR {
+		return noInum, err
+	}
+	dir, err := fs.upperFD(parent)
+	if err != nil {
+		return noInum, err
+	}
+	defer dir.release()
+	fd, err := at.OpenDir(dir.fd, e.name)
+	if err != nil {
+		return noInum, stale(err)
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	opaque, err := whiteout.IsOpaque(fd)
+	if err == nil && !opaque {
+		opaque, err = at.Exists(fd, whiteout.OpaqueName)
+	}
+	if err != nil || opaque {
+		return noInum, err
+	}
+	return low, nil
+}
+
+// upperFD opens the directory n of the upper. The caller releases it.
+// Preconditions: fs.ns is held for reading.
+func (fs *FS) upperFD(n *node) (*openFD, error) {
+	key := fdKey{kind: upperDirFD, id: n.id}
+	if o := fs.fds.get(key, false); o != nil {
+		return o, nil
+	}
+	var fd int
+	err := fs.atUpper(n, func(dir int, name string) (err error) {
+		if name == "" {
+			name = "."
+		}
+		fd, err = at.OpenDir(dir, name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return fs.fds.put(key, fd, false), nil
+}
+
+// atUpper calls fn with a descriptor of a directory that n is in, in the upper,
+// and its name there; for the root, and for a file without a name, with the file
+// itself and "".
+// Preconditions: fs.ns is held for reading, and n is in the upper.
+func (fs *FS) atUpper(n *node, fn func(dir int, name string) error) error {
+	if n.id == 1 {
+		return fn(fs.upper, "")
+	}
+	n.mu.Lock()
+	pinned := n.pinned
+	var p place
+	if len(n.places) > 0 {
+		p = n.places[0]
+	}
+	n.mu.Unlock()
+	if p.dir == nil {
+		if pinned < 0 {
+			return unix.ESTALE
+		}
+		return fn(pinned, "")
+	}
+	dir, err := fs.upperFD(p.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.release()
+	if err := fn(dir.fd, p.name); !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return unix.ESTALE // somebody else removed it from the upper
+}

@@ -1,0 +1,153 @@
+package unionfs
+
+import (
+	"container/list"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// fdKey names an open file of the cache: what it is for, and of whom.
+type fdKey struct {
+	kind fdKind
+	// layer is the number of the lower layer for lowerDirFD; 0 otherwise.
+	layer uint16
+	id    uint64
+}
+
+type fdKind uint8
+
+const (
+	lowerDirFD  fdKind = iota // a directory of one lower layer; id is its Inum
+	upperDirFD                // a directory of the upper; id is its node
+	lowerFileFD               // a regular file of a lower layer; id is its Inum
+	fileFD                    // a regular file of the upper; id is its node
+)
+
+// fdCache keeps descriptors open between requests, since no request of
+// io=cached carries a file handle. The least recently used one that nobody is
+// using is closed when there are too many. All methods may be called from
+// several goroutines.
+type fdCache struct {
+	mu    sync.Mutex
+	max   int
+	byKey map[fdKey]*openFD
+	lru   list.List // of *openFD that nobody uses, least recently used first
+}
+
+// openFD is one descriptor. It may be used from get until release.
+type openFD struct {
+	fd       int
+	writable bool
+
+	cache *fdCache
+	key   fdKey
+	// guarded by cache.mu:
+	users   int
+	dropped bool          // no longer in byKey: closed with the last user
+	idle    *list.Element // nil while in use
+}
+
+func newFDCache(limit int) *fdCache {
+	return &fdCache{max: limit, byKey: make(map[fdKey]*openFD)}
+}
+
+// get returns the descriptor of key, or nil if there is none open that may be
+// written through when that is needed.
+func (c *fdCache) get(key fdKey, writable bool) *openFD {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.byKey[key]
+	if o == nil || (writable && !o.writable) {
+		return nil
+	}
+	c.useLocked(o)
+	return o
+}
+
+// put hands an open descriptor to the cache and returns it in use. If another
+// request was quicker, its descriptor is used and fd is closed; but a writable
+// one replaces one that is not.
+func (c *fdCache) put(key fdKey, fd int, writable bool) *openFD {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := c.byKey[key]; o != nil {
+		if o.writable || !writable {
+			_ = unix.Close(fd) // just opened, nothing written
+			c.useLocked(o)
+			return o
+		}
+		c.dropLocked(o)
+	}
+	o := &openFD{fd: fd, writable: writable, cache: c, key: key, users: 1}
+	c.byKey[key] = o
+	c.shrinkLocked()
+	return o
+}
+
+// drop forgets the descriptor of key: it is closed at once, or when the last
+// user releases it.
+func (c *fdCache) drop(key fdKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := c.byKey[key]; o != nil {
+		c.dropLocked(o)
+	}
+}
+
+// closeAll drops everything, for the unmount.
+func (c *fdCache) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.byKey {
+		c.dropLocked(o)
+	}
+}
+
+func (o *openFD) release() {
+	c := o.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o.users--
+	if o.users > 0 {
+		return
+	}
+	if o.dropped {
+		o.close()
+		return
+	}
+	o.idle = c.lru.PushBack(o)
+	c.shrinkLocked()
+}
+
+func (c *fdCache) useLocked(o *openFD) {
+	o.users++
+	if o.idle != nil {
+		c.lru.Remove(o.idle)
+		o.idle = nil
+	}
+}
+
+func (c *fdCache) dropLocked(o *openFD) {
+	delete(c.byKey, o.key)
+	o.dropped = true
+	if o.idle != nil {
+		c.lru.Remove(o.idle)
+		o.idle = nil
+		o.close()
+	}
+}
+
+func (c *fdCache) shrinkLocked() {
+	for len(c.byKey) > c.max {
+		oldest := c.lru.Front()
+		if oldest == nil {
+			return // all in use
+		}
+		c.dropLocked(oldest.Value.(*openFD))
+	}
+}
+
+// close closes a descriptor whose writes were each answered already: what the
+// close could report, fsync reports.
+func (o *openFD) close() { _ = unix.Close(o.fd) }

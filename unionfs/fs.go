@@ -1,0 +1,183 @@
+package unionfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// FS is a view. It answers the requests of the kernel; [Mount] makes one and
+// serves it.
+type FS struct {
+	fuse.RawFileSystem // answers ENOSYS to what is not a method of FS
+
+	opt   Options
+	tree  *Tree
+	nodes *nodeTable
+	fds   *fdCache
+
+	upper, work int // -1 in a read-only view
+	opaqueRoot  bool
+	dialect     whiteout.Dialect
+	umask       uint32
+	euid, egid  uint32
+	overflowUID uint32
+	overflowGID uint32
+	tempCount   atomic.Uint64
+
+	// ns orders what takes names away (unlink, rmdir, rename: for writing) against
+	// everything that finds a file by its name (for reading).
+	ns sync.RWMutex
+}
+
+// newFS opens the layers and prepares the work directory. The options have been
+// checked.
+func newFS(opt Options) (*FS, error) {
+	fds := newFDCache(fdLimit())
+	tree, err := openTree(opt.Lowers, fds)
+	if err != nil {
+		return nil, err
+	}
+	fs := &FS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		opt:           opt,
+		tree:          tree,
+		nodes:         newNodeTable(),
+		fds:           fds,
+		upper:         -1,
+		work:          -1,
+		euid:          uint32(os.Geteuid()),
+		egid:          uint32(os.Getegid()),
+		overflowUID:   overflowID("uid"),
+		overflowGID:   overflowID("gid"),
+	}
+	st, err := tree.Stat(0)
+	if err != nil {
+		fs.close()
+		return nil, fmt.Errorf("lower directory %q: %w", opt.Lowers[0].Path, err)
+	}
+	root := fs.nodes.touch(0, unix.S_IFDIR, st.Ino)
+	if opt.Upper != "" {
+		if err := fs.openUpper(); err != nil {
+			fs.close()
+			return nil, err
+		}
+		root.upper.Store(true)
+	}
+	return fs, nil
+}
+
+func (fs *FS) openUpper() (err error) {
+	if fs.upper, err = at.OpenRoot(fs.opt.Upper); err != nil {
+		return fmt.Errorf("upper directory: %w", err)
+	}
+	if fs.work, err = openWork(fs.opt.Work); err != nil {
+		return err
+	}
+	if fs.dialect = fs.opt.Whiteout; fs.dialect == whiteout.Auto {
+		if fs.dialect, err = whiteout.Probe(fs.work); err != nil {
+			return fmt.Errorf("work directory %q: %w", fs.opt.Work, err)
+		}
+	}
+	if fs.opaqueRoot, err = whiteout.IsOpaque(fs.upper); err != nil {
+		return fmt.Errorf("upper directory %q: %w", fs.opt.Upper, err)
+	}
+	if !fs.opaqueRoot {
+		fs.opaqueRoot, err = at.Exists(fs.upper, whiteout.OpaqueName)
+	}
+	fs.umask = umask()
+	return err
+}
+
+// openWork takes hold of the work directory, so that no second view writes to
+// the same upper, and removes what an earlier one left unfinished.
+func openWork(path string) (int, error) {
+	dir, err := at.OpenRoot(path)
+	if err != nil {
+		return -1, fmt.Errorf("work directory: %w", err)
+	}
+	defer func() { _ = unix.Close(dir) }() // read only
+	if err := at.Mkdir(dir, "work", 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return -1, fmt.Errorf("work directory %q: %w", path, err)
+	}
+	work, err := at.OpenDir(dir, "work")
+	if err != nil {
+		return -1, fmt.Errorf("work directory %q: %w", path, err)
+	}
+	if err := unix.Flock(work, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = unix.Close(work) // read only
+		return -1, fmt.Errorf("workdir %q is in use by another mount: unmount that one first, or give this one its own upperdir and workdir", path)
+	}
+	left, err := at.ReadDir(work)
+	for _, e := range left {
+		err = errors.Join(err, at.RemoveAll(work, e.Name))
+	}
+	if err != nil {
+		_ = unix.Close(work) // read only
+		return -1, fmt.Errorf("sweep work directory %q: %w", path, err)
+	}
+	return work, nil
+}
+
+// close closes all descriptors. No request may be under way.
+func (fs *FS) close() {
+	fs.tree.Close()
+	for _, n := range fs.nodes.byID {
+		fs.closeNode(n)
+	}
+	for _, page := range fs.nodes.low {
+		for i := range page {
+			if n := page[i].node.Load(); n != nil {
+				fs.closeNode(n)
+			}
+		}
+	}
+	for _, fd := range []int{fs.upper, fs.work} {
+		if fd >= 0 {
+			_ = unix.Close(fd) // directories
+		}
+	}
+}
+
+// temp is a name for something unfinished in the work directory, which is ours
+// alone while the view lives.
+func (fs *FS) temp() string { return "t" + strconv.FormatUint(fs.tempCount.Add(1), 36) }
+
+func (fs *FS) readOnly() bool { return fs.upper < 0 }
+
+// umask of this process. There is no way to ask for it without setting it, but
+// in /proc.
+func umask() uint32 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0o777 // unknown: modes are set once more after a file is made
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+				return uint32(mask)
+			}
+		}
+	}
+	return 0o777
+}
+
+func overflowID(kind string) uint32 {
+	text, err := os.ReadFile("/proc/sys/kernel/overflow" + kind)
+	if err == nil {
+		if id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32); err == nil {
+			return uint32(id)
+		}
+	}
+	return 65534 // the default, see proc(5)
+}

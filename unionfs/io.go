@@ -1,0 +1,178 @@
+package unionfs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open, OpenDir, Flush and Create are answered ENOSYS, so that the kernel stops
+// asking: open, close and warm reads never leave it, and a file is created by
+// MKNOD. Requests carry a node and no handle from then on (io=cached). Answering
+// CREATE in this mode would leak the handle: no RELEASE ever comes.
+
+// Open says that there is nothing to do at open or close.
+func (fs *FS) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
+
+// OpenDir says the same of directories, and that the kernel may cache them.
+func (fs *FS) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
+
+// Flush says that a close needs no answer: every write had its own.
+func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+// Create makes the kernel use Mknod instead.
+func (fs *FS) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// Read reads from where the file is now.
+func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	r, err := fs.get(in.NodeId)
+	if err != nil {
+		return nil, status(err)
+	}
+	file, err := fs.file(r, false)
+	if err != nil {
+		return nil, status(err)
+	}
+	defer file.release()
+	n, err := preadFull(file.fd, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	if err != nil {
+		return nil, status(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// preadFull reads until buf is full or the file ends: a short answer would mean
+// its end to the kernel.
+func preadFull(fd int, buf []byte, off int64) (int, error) {
+	done := 0
+	for done < len(buf) {
+		n, err := unix.Pread(fd, buf[done:], off+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return done, err
+		}
+		if n == 0 {
+			break
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Write writes to the upper, bringing the file up first.
+func (fs *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	n, file, err := fs.fileUp(in.NodeId)
+	if err != nil {
+		return 0, status(err)
+	}
+	defer file.release()
+	done, err := pwriteFull(file.fd, data, int64(in.Offset))
+	if done == 0 && err != nil {
+		return 0, status(err)
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		err = fs.killPriv(n)
+		if err != nil {
+			return 0, status(err)
+		}
+	}
+	return uint32(done), fuse.OK
+}
+
+// Writev is Write for data in pieces.
+func (fs *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) == 1 {
+		return fs.Write(cancel, in, data[0])
+	}
+	one, total := *in, uint32(0)
+	for _, piece := range data {
+		n, st := fs.Write(cancel, &one, piece)
+		total += n
+		if !st.Ok() || int(n) < len(piece) {
+			if total > 0 {
+				return total, fuse.OK // the rest comes again, and fails again
+			}
+			return 0, st
+		}
+		one.Offset += uint64(n)
+	}
+	return total, fuse.OK
+}
+
+// pwriteFull writes all of data, or as much as fits before err.
+func pwriteFull(fd int, data []byte, off int64) (int, error) {
+	done := 0
+	for done < len(data) {
+		n, err := unix.Pwrite(fd, data[done:], off+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Fsync waits until the data of a file is on the disk. Layers are there already.
+func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	r, err := fs.get(in.NodeId)
+	if err != nil || r.n == nil || !r.n.upper.Load() || fs.opt.Volatile {
+		return status(err)
+	}
+	file, err := fs.file(r, false)
+	if err != nil {
+		return status(err)
+	}
+	defer file.release()
+	if in.FsyncFlags&1 != 0 { // FUSE_FSYNC_FDATASYNC
+		return status(unix.Fdatasync(file.fd))
+	}
+	return status(unix.Fsync(file.fd))
+}
+
+// FsyncDir waits until the names in a directory are on the disk.
+func (fs *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	r, err := fs.get(in.NodeId)
+	if err != nil || r.n == nil || !r.n.upper.Load() || fs.opt.Volatile {
+		return status(err)
+	}
+	fs.ns.RLock()
+	defer fs.ns.RUnlock()
+	dir, err := fs.upperFD(r.n)
+	if err != nil {
+		return status(err)
+	}
+	defer dir.release()
+	return status(unix.Fsync(dir.fd))
+}
+
+// Fallocate reserves or punches space in the upper.
+func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	_, file, err := fs.fileUp(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	defer file.release()
+	return status(unix.Fallocate(file.fd, in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek finds data and holes.
+func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	r, err := fs.get(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	file, err := fs.file(r, false)
+	if err != nil {
+		return status(err)
+	}
+	defer file.release()
+	off, err := unix.Seek(file.fd, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return status(err)
+}

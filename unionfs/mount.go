@@ -1,0 +1,122 @@
+package unionfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Server is a mounted view that is being served.
+type Server struct {
+	fs     *FS
+	server *fuse.Server
+	mnt    string
+	done   chan struct{}
+}
+
+// Mount mounts a view at mountpoint, a directory, and serves it until it is
+// unmounted. It returns when the view answers. This is the one place that knows
+// how requests arrive.
+//
+// As root of its user namespace it mounts by itself, from /dev/fuse; otherwise
+// it asks fusermount3.
+func Mount(mountpoint string, opt Options) (*Server, error) {
+	if err := checkDir("mount point", mountpoint); err != nil {
+		return nil, err
+	}
+	if err := opt.check(mountpoint); err != nil {
+		return nil, err
+	}
+	fs, err := newFS(opt)
+	if err != nil {
+		return nil, err
+	}
+	server, err := fuse.NewServer(fs, mountpoint, mountOptions(&opt))
+	if err != nil {
+		fs.close()
+		return nil, mountError(mountpoint, err)
+	}
+	s := &Server{fs: fs, server: server, mnt: mountpoint, done: make(chan struct{})}
+	go s.serve()
+	if err := server.WaitMount(); err != nil {
+		return nil, errors.Join(mountError(mountpoint, err), s.Unmount())
+	}
+	return s, nil
+}
+
+func (s *Server) serve() {
+	s.server.Serve()
+	s.fs.close()
+	close(s.done)
+}
+
+// Wait returns when the view was unmounted, by Unmount or by umount(8), and all
+// descriptors are closed.
+func (s *Server) Wait() { <-s.done }
+
+// Unmount unmounts the view and waits until it is served no more. A view in use
+// gives EBUSY and stays.
+func (s *Server) Unmount() error {
+	if err := s.server.Unmount(); err != nil {
+		return fmt.Errorf("unmount %q: %w", s.mnt, err)
+	}
+	s.Wait()
+	return nil
+}
+
+// mountOptions are measured in docs/performance.md, but for what correctness
+// asks for: the kernel checks permissions (it alone knows the groups of a
+// caller), and drops cached data only when we say so (nobody else writes).
+func mountOptions(opt *Options) *fuse.MountOptions {
+	m := &fuse.MountOptions{
+		AllowOther:               opt.AllowOther,
+		FsName:                   opt.Name,
+		Name:                     "varve",
+		MaxWrite:                 1 << 20,
+		MaxBackground:            64,
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		DirectMount:              os.Geteuid() == 0,
+		DirectMountStrict:        os.Geteuid() == 0,
+		Options:                  []string{"default_permissions"},
+		ExtraCapabilities:        fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT,
+		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP,
+		Debug:                    opt.Log != nil,
+		Logger:                   opt.Log,
+	}
+	if m.FsName == "" {
+		m.FsName = "varve"
+	}
+	m.DirectMountFlags = unix.MS_NOATIME
+	if !opt.Suid {
+		m.DirectMountFlags |= unix.MS_NOSUID
+	}
+	if !opt.Dev {
+		m.DirectMountFlags |= unix.MS_NODEV
+	}
+	if opt.Upper == "" {
+		m.DirectMountFlags |= unix.MS_RDONLY
+		if !m.DirectMount {
+			m.Options = append(m.Options, "ro")
+		}
+	}
+	return m
+}
+
+// mountError says what to do about the usual reasons.
+func mountError(mountpoint string, err error) error {
+	hint := ""
+	switch _, statErr := os.Stat("/dev/fuse"); {
+	case errors.Is(statErr, os.ErrNotExist):
+		hint = "; this machine has no /dev/fuse: load the module with \"modprobe fuse\" as root"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		hint = "; is /dev/fuse open to this user? (\"chmod 0666 /dev/fuse\" as root)"
+	case strings.Contains(err.Error(), "fusermount"):
+		hint = "; install fuse3, or run it as root or in a user namespace"
+	}
+	return fmt.Errorf("mount at %q: %w%s", mountpoint, err, hint)
+}

@@ -1,0 +1,168 @@
+package unionfs
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// Options says what a view is made of. The zero value of each field but Lowers
+// works.
+type Options struct {
+	// Lowers are the read-only layers, top first; at least one.
+	Lowers []Lower
+	// Upper is the read-write layer and Work a directory on the same file system
+	// for unfinished things, whose subdirectory "work" is emptied at mount. Both
+	// empty: the view is read-only.
+	Upper, Work string
+	// Whiteout is the dialect written to the upper; Auto takes what its file
+	// system can hold. Both dialects are read.
+	Whiteout whiteout.Dialect
+	// Volatile leaves out every fsync, also those that programs ask for.
+	Volatile bool
+	// OverflowRoot shows files whose owner has no id in this user namespace, which
+	// stat calls nobody, as root's. It is for a namespace with a single id, and for
+	// the files of a machine seen by an ordinary user.
+	OverflowRoot bool
+	// AllowOther lets users other than the one who mounts in.
+	AllowOther bool
+	// Suid and Dev honour setuid bits and device nodes, where the mounter may.
+	Suid, Dev bool
+	// Name is what mount(8) shows as the source; "varve" if empty.
+	Name string
+	// Log gets a line for each request and each answer, if not nil.
+	Log *log.Logger
+}
+
+// check finds what can not work before anything is mounted.
+func (o *Options) check(mountpoint string) error {
+	if (o.Upper == "") != (o.Work == "") {
+		return errors.New("upperdir and workdir go together: give both, or neither for a read-only view")
+	}
+	for _, l := range o.Lowers {
+		if err := checkDir("lower directory", l.Path); err != nil {
+			return err
+		}
+	}
+	if o.Upper != "" {
+		if err := o.checkUpper(); err != nil {
+			return err
+		}
+	}
+	return o.checkLoops(mountpoint)
+}
+
+func checkDir(what, path string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("%s %q is not a directory", what, path)
+	}
+	return nil
+}
+
+func (o *Options) checkUpper() error {
+	if err := checkDir("upper directory", o.Upper); err != nil {
+		return err
+	}
+	if err := checkDir("work directory", o.Work); err != nil {
+		return err
+	}
+	upper, work := real(o.Upper), real(o.Work)
+	if within(upper, work) || within(work, upper) {
+		return fmt.Errorf("workdir %q and upperdir %q must not contain each other: make them two directories side by side",
+			o.Work, o.Upper)
+	}
+	for _, l := range o.Lowers {
+		if real(l.Path) == upper {
+			return fmt.Errorf("%q is both upperdir and lowerdir: a layer can not be written and read-only at once", o.Upper)
+		}
+	}
+	var us, ws unix.Stat_t
+	if err := at.Stat(at.CWD, upper, &us); err != nil {
+		return err
+	}
+	if err := at.Stat(at.CWD, work, &ws); err != nil {
+		return err
+	}
+	if us.Dev != ws.Dev {
+		return fmt.Errorf("workdir %q is not on the file system of upperdir %q: put it beside the upper", o.Work, o.Upper)
+	}
+	return nil
+}
+
+// checkLoops refuses a layer that is, or is below, the mount point: it would
+// be covered by the view that is made of it. The other way round, a mount point,
+// an upper or a work directory below a layer, is cut out of that layer.
+func (o *Options) checkLoops(mountpoint string) error {
+	mnt := real(mountpoint)
+	dirs := map[string]string{}
+	for _, l := range o.Lowers {
+		dirs[l.Path] = "lowerdir"
+	}
+	if o.Upper != "" {
+		dirs[o.Upper], dirs[o.Work] = "upperdir", "workdir"
+	}
+	for dir, what := range dirs {
+		if p := real(dir); p == mnt || within(mnt, p) {
+			return fmt.Errorf("%s %q is the mount point %q or inside it: mount the view somewhere else", what, dir, mountpoint)
+		}
+	}
+	loops := []string{mnt}
+	if o.Upper != "" {
+		loops = append(loops, real(o.Upper), real(o.Work))
+	}
+	o.Lowers = slices.Clone(o.Lowers) // the caller's stay as they are
+	for i := range o.Lowers {
+		o.Lowers[i].cutLoops(loops)
+	}
+	return nil
+}
+
+func (l *Lower) cutLoops(loops []string) {
+	root := real(l.Path)
+	l.Cut = slices.Clone(l.Cut)
+	for _, loop := range loops {
+		if within(root, loop) {
+			l.Cut = append(l.Cut, strings.TrimPrefix(loop, strings.TrimSuffix(root, "/")+"/"))
+		}
+	}
+}
+
+// real is the path with all links resolved, as far as it exists.
+func real(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path // without a working directory: compared as it is
+	}
+	if r, err := filepath.EvalSymlinks(abs); err == nil {
+		return r
+	}
+	return abs
+}
+
+// within tells whether path is strictly below dir; both are clean and absolute.
+func within(dir, path string) bool {
+	return path != dir && strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// fdLimit is how many descriptors the cache may keep: half of what the process
+// may open, at most 4096.
+func fdLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 256
+	}
+	return int(min(r.Cur/2, 4096))
+}

@@ -1,0 +1,265 @@
+package unionfs
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// Lower is one read-only layer directory.
+type Lower struct {
+	// Path of the directory; symbolic links on the way to it are followed.
+	Path string
+	// Cut lists directories below Path, relative to it, that are shown empty and
+	// never opened: for loops (a store or a mount point inside the layer) and for
+	// places that are somebody else's (/proc of a running machine).
+	Cut []string
+}
+
+// Inum numbers the files of a [Tree], from 0, the root. It stays the same while
+// the tree is open.
+type Inum uint32
+
+// noInum is the Inum of nothing.
+const noInum = ^Inum(0)
+
+// Tree is the read-only union of layer directories, merged lazily: a directory
+// is read from all its layers once, when first needed, and the result is kept,
+// so every later miss is answered without a system call. It needs no mount. All
+// methods may be called from several goroutines.
+type Tree struct {
+	layers []layer
+	fds    *fdCache
+	devs   devTable
+
+	mu     sync.RWMutex
+	inodes []*inode
+}
+
+type layer struct {
+	root int
+	cut  map[string]bool
+}
+
+// inode is one file of the merged tree. All but the marked fields are set
+// before it can be found, and do not change.
+type inode struct {
+	parent Inum
+	name   string
+	kind   uint32   // S_IFMT
+	layers []uint16 // where it is, top first; a file has one, a merged directory several
+	cut    bool
+
+	stat atomic.Pointer[unix.Stat_t]
+
+	loading sync.Mutex // held while the directory is being merged
+	dir     atomic.Pointer[lowerDir]
+}
+
+// lowerDir is a merged directory: its names, sorted.
+type lowerDir struct{ names []lowerName }
+
+type lowerName struct {
+	name string
+	inum Inum
+	ino  uint64 // as getdents gave it, made unique over devices
+	kind uint32
+}
+
+func (d *lowerDir) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(d.names, name, func(n lowerName, name string) int {
+		return strings.Compare(n.name, name)
+	})
+}
+
+// OpenTree opens the union of lowers, top first. The caller closes the tree.
+func OpenTree(lowers []Lower) (*Tree, error) {
+	return openTree(lowers, newFDCache(fdLimit()))
+}
+
+func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
+	if len(lowers) == 0 {
+		return nil, errors.New("a union needs at least one lower directory")
+	}
+	if len(lowers) > 1<<16-1 {
+		return nil, fmt.Errorf("%d lower directories are too many: at most %d", len(lowers), 1<<16-1)
+	}
+	t := &Tree{fds: fds}
+	root := &inode{parent: noInum, kind: unix.S_IFDIR}
+	for i, l := range lowers {
+		fd, err := at.OpenRoot(l.Path)
+		if err != nil {
+			t.Close()
+			return nil, fmt.Errorf("lower directory: %w", err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			_ = unix.Close(fd) // read only
+			t.Close()
+			return nil, fmt.Errorf("lower directory %q: %w", l.Path, err)
+		}
+		t.devs.ino(st.Dev, 0) // in this order at every mount, so that inode numbers stay
+		cut := make(map[string]bool, len(l.Cut))
+		for _, c := range l.Cut {
+			cut[strings.Trim(filepath.Clean("/"+c), "/")] = true
+		}
+		t.layers = append(t.layers, layer{fd, cut})
+		root.layers = append(root.layers, uint16(i))
+	}
+	t.inodes = []*inode{root}
+	return t, nil
+}
+
+// Close closes all descriptors of the tree, which must not be in use.
+func (t *Tree) Close() {
+	t.fds.closeAll()
+	for _, l := range t.layers {
+		_ = unix.Close(l.root) // a directory, read only
+	}
+	t.layers = nil
+}
+
+func (t *Tree) inode(n Inum) *inode {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.inodes[n]
+}
+
+// has tells whether n is a number of this tree: node ids come from outside.
+func (t *Tree) has(n Inum) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return int(n) < len(t.inodes)
+}
+
+// lookup finds name in the directory dir.
+func (t *Tree) lookup(dir Inum, name string) (Inum, bool, error) {
+	d, err := t.load(dir)
+	if err != nil {
+		return noInum, false, err
+	}
+	i, ok := d.find(name)
+	if !ok {
+		return noInum, false, nil
+	}
+	return d.names[i].inum, true, nil
+}
+
+// path is the place of n below the root of the tree, without a leading slash.
+func (t *Tree) path(n Inum) string {
+	var parts []string
+	for n != 0 {
+		i := t.inode(n)
+		parts = append(parts, i.name)
+		n = i.parent
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
+}
+
+// dirFD opens the directory n as it is in one layer. The caller releases it.
+func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
+	key := fdKey{lowerDirFD, layer, uint64(n)}
+	if o := t.fds.get(key, false); o != nil {
+		return o, nil
+	}
+	fd, err := at.Beneath(t.layers[layer].root, t.path(n), unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, stale(err)
+	}
+	return t.fds.put(key, fd, false), nil
+}
+
+// at calls fn with a descriptor of the directory that n is in, and n's name in
+// it; for the root with the root itself and "".
+func (t *Tree) at(n Inum, fn func(dir int, name string) error) error {
+	i := t.inode(n)
+	if n == 0 {
+		return fn(t.layers[0].root, "")
+	}
+	dir, err := t.dirFD(i.layers[0], i.parent)
+	if err != nil {
+		return err
+	}
+	defer dir.release()
+	return stale(fn(dir.fd, i.name))
+}
+
+// Stat returns the attributes of n in its topmost layer, with an inode number
+// that is unique in the tree. They are read once: layers do not change.
+func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
+	i := t.inode(n)
+	if st := i.stat.Load(); st != nil {
+		return st, nil
+	}
+	st := new(unix.Stat_t)
+	if i.cut {
+		*st = unix.Stat_t{Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096, Ino: cutIno | uint64(n)}
+		i.stat.Store(st)
+		return st, nil
+	}
+	err := t.at(n, func(dir int, name string) error { return at.Stat(dir, name, st) })
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != i.kind {
+		return nil, fmt.Errorf("%q changed its type: %w", i.name, unix.ESTALE)
+	}
+	st.Ino = t.devs.ino(st.Dev, st.Ino)
+	if len(i.layers) > 1 {
+		st.Nlink = 1 // merged: nobody has counted its subdirectories
+	}
+	i.stat.Store(st)
+	return st, nil
+}
+
+// open opens the regular file n for reading. The descriptor is the caller's. A
+// file that is no longer the one that Stat saw gives ESTALE.
+func (t *Tree) open(n Inum) (int, error) {
+	want, err := t.Stat(n)
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	err = t.at(n, func(dir int, name string) (err error) {
+		fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
+		if errors.Is(err, unix.EPERM) { // O_NOATIME is for owners
+			fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		}
+		return err
+	})
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || t.devs.ino(st.Dev, st.Ino) != want.Ino {
+		_ = unix.Close(fd) // read only
+		return -1, fmt.Errorf("open %q: it changed below the union: %w", t.path(n), unix.ESTALE)
+	}
+	return fd, nil
+}
+
+// readlink returns the target of the symbolic link n.
+func (t *Tree) readlink(n Inum) (target string, err error) {
+	err = t.at(n, func(dir int, name string) (err error) {
+		target, err = at.Readlink(dir, name)
+		return err
+	})
+	return target, err
+}
+
+// stale turns "it is not there" about something that was there into ESTALE.
+func stale(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("%v: it changed below the union: %w", err, unix.ESTALE)
+	}
+	return err
+}

@@ -1,0 +1,112 @@
+package unionfs
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// hiddenAttr tells whether the view shows an attribute as absent.
+func hiddenAttr(attr string) bool {
+	return whiteout.PrivateAttr(attr) || attr == "user.containers.override_stat"
+}
+
+// GetXAttr returns the value of an extended attribute, or its length if dest has
+// none.
+func (fs *FS) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	if hiddenAttr(attr) {
+		return 0, fuse.ENODATA
+	}
+	var value []byte
+	err := fs.withFile(header.NodeId, func(dir int, name string) (err error) {
+		value, err = at.Getxattr(dir, name, attr)
+		return err
+	})
+	return answer(dest, value, err)
+}
+
+// ListXAttr returns the names of all attributes but the union's own.
+func (fs *FS) ListXAttr(_ <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	var list strings.Builder
+	err := fs.withFile(header.NodeId, func(dir int, name string) error {
+		names, err := at.Listxattr(dir, name)
+		for _, attr := range names {
+			if !hiddenAttr(attr) {
+				list.WriteString(attr)
+				list.WriteByte(0)
+			}
+		}
+		return err
+	})
+	return answer(dest, []byte(list.String()), err)
+}
+
+func answer(dest, value []byte, err error) (uint32, fuse.Status) {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP): // that would stop the kernel from asking for any
+		return 0, fuse.ENODATA
+	case err != nil:
+		return 0, status(err)
+	case len(dest) > 0 && len(dest) < len(value):
+		return uint32(len(value)), fuse.ERANGE
+	}
+	copy(dest, value)
+	return uint32(len(value)), fuse.OK
+}
+
+// SetXAttr sets an attribute in the upper, bringing the file up first.
+func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	return fs.changeXattr(in.NodeId, attr, func(dir int, name string) error {
+		return at.Setxattr(dir, name, attr, data, int(in.Flags))
+	})
+}
+
+// RemoveXAttr removes an attribute in the upper. A file that has it not is not
+// brought up.
+func (fs *FS) RemoveXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string) fuse.Status {
+	err := fs.withFile(header.NodeId, func(dir int, name string) error {
+		_, err := at.Getxattr(dir, name, attr)
+		return err
+	})
+	if err != nil {
+		return status(err)
+	}
+	return fs.changeXattr(header.NodeId, attr, func(dir int, name string) error {
+		return at.Removexattr(dir, name, attr)
+	})
+}
+
+func (fs *FS) changeXattr(id uint64, attr string, change func(dir int, name string) error) fuse.Status {
+	if hiddenAttr(attr) {
+		return fuse.EPERM
+	}
+	r, err := fs.get(id)
+	if err != nil {
+		return status(err)
+	}
+	n, err := fs.up(r)
+	if err != nil {
+		return status(err)
+	}
+	return status(fs.withUpper(n, change))
+}
+
+// withFile calls fn with a directory and the name of the file in it, wherever
+// the file is now.
+func (fs *FS) withFile(id uint64, fn func(dir int, name string) error) error {
+	r, err := fs.get(id)
+	switch {
+	case err != nil:
+		return err
+	case r.n != nil && r.n.upper.Load():
+		return fs.withUpper(r.n, fn)
+	case fs.tree.inode(r.low).cut:
+		return unix.ENODATA
+	}
+	return fs.tree.at(r.low, fn)
+}
