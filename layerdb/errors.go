@@ -30,6 +30,9 @@ var (
 	ErrAmbiguous = errors.New("multiple IDs found with provided prefix")
 	// ErrNameInUse: another container has the name.
 	ErrNameInUse = errors.New("the container name is already in use")
+	// ErrLeftover: all was done as asked, but files that other ids of a user
+	// namespace own are still in tmp/. SweepStages removes them, in that namespace.
+	ErrLeftover = errors.New("files of other ids were left in tmp")
 	// ErrNoBytes: a record was put whose directory is not in the store.
 	ErrNoBytes = errors.New("its directory is not in the store")
 )

@@ -18,9 +18,10 @@ import (
 // it is garbage. It is used by one goroutine at a time and ends in
 // [Tx.Publish] or Discard.
 type Stage struct {
-	path   string
-	fd     int // of the directory, with the flock; -1 when done
-	synced bool
+	path     string
+	fd       int  // of the directory, with the flock; -1 when done
+	synced   bool // all that is in it is durable, or need not be
+	volatile bool // its place need not be durable either
 }
 
 // Stage makes an empty stage, mode 0700, whose name begins with prefix.
@@ -87,18 +88,33 @@ func (st *Stage) Sync() error {
 	return nil
 }
 
+// SyncFiles makes the named files of the stage durable, and is enough instead of
+// Sync if the stage has no others.
+func (st *Stage) SyncFiles(names ...string) error {
+	for _, name := range append(names, ".") {
+		if err := syncDir(filepath.Join(st.path, name)); err != nil {
+			return fmt.Errorf("sync a stage: %w", err)
+		}
+	}
+	st.synced = true
+	return nil
+}
+
 // Volatile says that the stage need not survive a power failure, only the end of
 // any process: for containers that are removed when they end.
-func (st *Stage) Volatile() { st.synced = true }
+func (st *Stage) Volatile() { st.synced, st.volatile = true, true }
 
 // Discard removes the stage, if it was not published. It may be called twice,
-// so it can be deferred.
+// so it can be deferred. ErrLeftover says that it holds files of others.
 func (st *Stage) Discard() error {
 	if st.fd < 0 {
 		return nil
 	}
 	err := at.RemoveAll(at.CWD, st.path)
 	st.close()
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: remove %s: %w", ErrLeftover, st.path, err)
+	}
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", st.path, err)
 	}
@@ -140,6 +156,9 @@ func (tx *Tx) Publish(st *Stage, final string) error {
 	st.close()
 	tx.published = append(tx.published, final)
 	tx.store.hook("publish: renamed")
+	if st.volatile {
+		return nil
+	}
 	if err := syncDir(filepath.Dir(final)); err != nil {
 		return fmt.Errorf("publish %s: %w", final, err)
 	}

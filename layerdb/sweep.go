@@ -18,7 +18,7 @@ func (s *Store) Sweep() error {
 	err := s.Update(func(tx *Tx) error {
 		return errors.Join(tx.sweepLayers(), tx.sweepContainers())
 	})
-	return errors.Join(err, s.sweepStages())
+	return errors.Join(err, s.SweepStages())
 }
 
 // sweepLayers marks the layer directories without a record as trash.
@@ -63,8 +63,9 @@ func (tx *Tx) trashUnknown(dir string, known map[string]bool) error {
 	return nil
 }
 
-// sweepStages removes the stages that nobody holds locked.
-func (s *Store) sweepStages() error {
+// SweepStages removes what is in tmp/ and nobody holds locked. It does not open
+// the database.
+func (s *Store) SweepStages() error {
 	list, err := os.ReadDir(s.path(tmpName))
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/runner"
+)
+
+// Status is what a container is doing.
+type Status string
+
+// What a container can be doing.
+const (
+	Created Status = "created" // it has never run, or its program could not be started
+	Running Status = "running"
+	Exited  Status = "exited"
+)
+
+// killed is the exit code of a container whose supervisor ended without a word.
+const killed = 128 + int(unix.SIGKILL)
+
+// Proc names one process and never a later one with the same number.
+type Proc struct {
+	Pid   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks since boot
+}
+
+// alive tells whether the process is still there.
+func (p Proc) alive() bool {
+	if p.Pid == 0 {
+		return false
+	}
+	start, err := runner.ProcessStartTime(p.Pid)
+	return err == nil && start == p.Start && !zombie(p.Pid)
+}
+
+// kill ends the process if it is still the one.
+func (p Proc) kill() error {
+	if !p.alive() {
+		return nil
+	}
+	if err := unix.Kill(p.Pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill process %d: %w", p.Pid, err)
+	}
+	return nil
+}
+
+// zombie tells whether the process has ended and waits for its parent only.
+func zombie(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	end := len(raw) - 1
+	for end > 0 && raw[end] != ')' {
+		end--
+	}
+	return end+2 < len(raw) && (raw[end+2] == 'Z' || raw[end+2] == 'X')
+}
+
+// State is how a container fares. Its supervisor writes it; times are UTC.
+type State struct {
+	Status     Status    `json:"status"`
+	Supervisor Proc      `json:"supervisor"`
+	Init       Proc      `json:"init"` // the container's process 1
+	ExitCode   int       `json:"exit_code"`
+	Error      string    `json:"error,omitempty"` // why it could not be run
+	Started    time.Time `json:"started,omitzero"`
+	Finished   time.Time `json:"finished,omitzero"`
+}
+
+// readState returns how the container id fares now: a container whose supervisor
+// has gone is not running, whatever it wrote last.
+func (e *Engine) readState(id string) (State, error) {
+	s := State{Status: Created}
+	raw, err := os.ReadFile(filepath.Join(e.store.ContainerDir(id), stateName))
+	if errors.Is(err, fs.ErrNotExist) { // the supervisor has not begun
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read the container's state: %w", err)
+	}
+	if s.Status == Running && !s.Supervisor.alive() {
+		s.Status, s.ExitCode = Exited, killed
+	}
+	return s, nil
+}
+
+// busy tells whether somebody is at work on the container: its supervisor, or a
+// process 1 that outlived it.
+func (s State) busy() bool { return s.Supervisor.alive() || s.Init.alive() }
+
+// writeState puts the state in place whole or not at all. It is not synced: after
+// a power failure no container runs, whatever is written here.
+func (e *Engine) writeState(id string, s State) error {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("write the container's state: %w", err)
+	}
+	name := filepath.Join(e.store.ContainerDir(id), stateName)
+	if err = os.WriteFile(name+".new", raw, 0o600); err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
+		return fmt.Errorf("write the container's state: %w", err)
+	}
+	return nil
+}

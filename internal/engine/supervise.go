@@ -1,0 +1,211 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/runner"
+	"github.com/varvefs/varve/unionfs"
+)
+
+// The exit codes of a container that has no exit code of its own, docker's.
+const (
+	codeFailed        = 125 // varve failed
+	codeNotExecutable = 126
+	codeNotFound      = 127
+)
+
+// A supervisor is the process of one container, from its view to its end.
+type supervisor struct {
+	engine  *Engine
+	spec    Spec
+	state   State
+	signals chan os.Signal
+	server  *unionfs.Server
+	process *runner.Process
+}
+
+// Supervise is what the hidden verb does in the process that Run starts: it
+// mounts the view, runs the container's program with this process's stdin, stdout
+// and stderr, waits for its end, and takes everything down again. It returns the
+// exit code of the program; the error, if not nil, is why there is none.
+//
+// With -t the descriptor 3 is a socket, over which the other side of the
+// program's terminal is sent.
+func (e *Engine) Supervise(id string) (code int, err error) {
+	s := &supervisor{engine: e, signals: make(chan os.Signal, 32)}
+	signal.Notify(s.signals, ForwardedSignals()...)
+	unix.CloseOnExec(consoleFD) // nothing inside gets it
+	if s.spec, err = e.readSpec(id); err != nil {
+		return codeFailed, err
+	}
+	if err = s.begin(); err == nil {
+		code, err = s.run()
+	}
+	if err != nil {
+		code = exitCodeOf(err)
+	}
+	return code, errors.Join(err, s.end(code, err))
+}
+
+// exitCodeOf is the exit code that says why a program could not be run.
+func exitCodeOf(err error) int {
+	switch {
+	case errors.Is(err, runner.ErrNotFound):
+		return codeNotFound
+	case errors.Is(err, runner.ErrNotExecutable):
+		return codeNotExecutable
+	}
+	return codeFailed
+}
+
+// begin says in state.json who is at work.
+func (s *supervisor) begin() error {
+	start, err := runner.ProcessStartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	s.state = State{Status: Created, Supervisor: Proc{os.Getpid(), start}}
+	return s.engine.writeState(s.spec.ID, s.state)
+}
+
+// run mounts the view and runs the program in it.
+func (s *supervisor) run() (int, error) {
+	if err := s.mount(); err != nil {
+		return 0, err
+	}
+	if err := s.start(); err != nil {
+		return 0, err
+	}
+	stop := make(chan struct{})
+	go s.relay(stop)
+	code, err := s.process.Wait()
+	close(stop)
+	return code, err
+}
+
+// mount makes the view in this process's own mount namespace.
+func (s *supervisor) mount() error {
+	lowers, err := s.engine.lowers(s.spec.Layers)
+	if err != nil {
+		return err
+	}
+	dir := s.engine.store.ContainerDir(s.spec.ID)
+	opt := viewOptions()
+	opt.Lowers = lowers
+	opt.Upper, opt.Work = filepath.Join(dir, upperName), filepath.Join(dir, workName)
+	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), opt)
+	return err
+}
+
+// start runs the program and sends its terminal to the foreground.
+func (s *supervisor) start() error {
+	cfg, err := s.config()
+	if err != nil {
+		return err
+	}
+	s.process, err = runner.Start(cfg)
+	if err != nil {
+		return err
+	}
+	s.state.Status, s.state.Started = Running, time.Now().UTC()
+	s.state.Init = Proc{s.process.Pid(), s.process.StartTime()}
+	err = s.engine.writeState(s.spec.ID, s.state)
+	if console := s.process.Console(); err == nil && console != nil {
+		err = errors.Join(sendConsole(console), console.Close())
+	}
+	if err != nil { // without these nobody could stop or see it
+		_ = s.process.Signal(unix.SIGKILL) // it may have ended already
+		_, waitErr := s.process.Wait()
+		return errors.Join(err, waitErr)
+	}
+	return nil
+}
+
+func (s *supervisor) config() (runner.Config, error) {
+	ns, err := runner.CurrentUserns()
+	if err != nil {
+		return runner.Config{}, err
+	}
+	cfg := runner.Config{
+		Root: filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName),
+		Args: s.spec.Args, Env: s.spec.Env, Cwd: s.spec.Cwd, Hostname: s.spec.Hostname, Mounts: s.spec.Mounts,
+		Terminal: s.spec.Terminal, Stdout: os.Stdout, Stderr: os.Stderr,
+		Rootless: ns != nil, Single: ns != nil && ns.Single,
+	}
+	if s.spec.Stdin {
+		cfg.Stdin = os.Stdin
+	}
+	return cfg, nil
+}
+
+// relay hands the signals that this process gets to the program.
+func (s *supervisor) relay(stop <-chan struct{}) {
+	for {
+		select {
+		case sig := <-s.signals:
+			if n, ok := sig.(unix.Signal); ok {
+				_ = s.process.Signal(n) // it may have ended
+			}
+		case <-stop:
+			return
+		}
+	}
+}
+
+// end takes the view down and writes how it went; a container that was to be
+// removed is. failure is why the program could not be run.
+func (s *supervisor) end(code int, failure error) error {
+	var errs []error
+	if s.server != nil {
+		errs = append(errs, s.server.Unmount())
+	}
+	if s.spec.Remove {
+		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
+	}
+	if s.state.Status == Running {
+		s.state.Status, s.state.Finished = Exited, time.Now().UTC()
+	}
+	s.state.ExitCode, s.state.Init = code, Proc{}
+	if failure != nil {
+		s.state.Error = failure.Error()
+	}
+	return errors.Join(append(errs, s.engine.writeState(s.spec.ID, s.state))...)
+}
+
+// viewOptions are those of every view, by what this process may do.
+func viewOptions() unionfs.Options {
+	ns, err := runner.CurrentUserns()
+	rootless := err != nil || ns != nil
+	return unionfs.Options{
+		AllowOther: true, Suid: true, Dev: !rootless,
+		// Files of nobody we know, as those of this machine's root seen by an
+		// ordinary user, are shown as root's: programs ask.
+		OverflowRoot: rootless,
+	}
+}
+
+// consoleFD is the supervisor's end of the socket to the foreground.
+const consoleFD = 3
+
+// sendConsole passes a descriptor of the terminal to the foreground.
+func sendConsole(console *os.File) error {
+	conn, err := console.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("send the terminal: %w", err)
+	}
+	var sent error
+	err = conn.Control(func(fd uintptr) {
+		sent = unix.Sendmsg(consoleFD, []byte{'c'}, unix.UnixRights(int(fd)), nil, unix.MSG_NOSIGNAL)
+	})
+	if err = errors.Join(err, sent, unix.Close(consoleFD)); err != nil {
+		return fmt.Errorf("send the terminal: %w", err)
+	}
+	return nil
+}
