@@ -1,0 +1,86 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const selfExe = "/proc/self/exe"
+
+// openBinary opens this program's file so that nobody who gets hold of it can
+// write to it: the entry point "#!/proc/self/exe" makes the container's process
+// 1 this very file, and /proc/1/exe in the container a way to it
+// (CVE-2019-5736). The descriptor is on a read-only mount that is attached
+// nowhere, so it can not be made writable either.
+func openBinary() (*os.File, error) {
+	fd, err := cloneMount(unix.AT_FDCWD, selfExe, 0)
+	if errors.Is(err, unix.EINVAL) {
+		// The file was executed from a mount of another namespace (StartSelf
+		// does that); the same file has a name in this one, if we may walk it.
+		fd, err = cloneOwnName()
+	}
+	if err != nil {
+		return copyBinary()
+	}
+	if err = setMountFlags(fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID, 0); err != nil {
+		_ = unix.Close(fd) // a mount of nothing
+		return nil, fmt.Errorf("shield %s: %w", selfExe, err)
+	}
+	return os.NewFile(uintptr(fd), selfExe), nil
+}
+
+func cloneOwnName() (int, error) {
+	name, err := os.Readlink(selfExe)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := cloneMount(unix.AT_FDCWD, strings.TrimSuffix(name, " (deleted)"), 0)
+	if err != nil {
+		return -1, err
+	}
+	var own, found unix.Stat_t
+	if err = errors.Join(unix.Stat(selfExe, &own), unix.Fstat(fd, &found)); err == nil &&
+		(own.Dev != found.Dev || own.Ino != found.Ino) {
+		err = fmt.Errorf("%s is not this program any more", name)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // a mount of nothing
+		return -1, err
+	}
+	return fd, nil
+}
+
+// copyBinary copies this program to sealed memory: dearer, and always possible.
+func copyBinary() (*os.File, error) {
+	fd, err := unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // before Linux 6.3 all of them are executable
+		fd, err = unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copy %s: memfd_create: %w", selfExe, err)
+	}
+	mem := os.NewFile(uintptr(fd), "varve")
+	if err = fillAndSeal(mem); err != nil {
+		return nil, errors.Join(fmt.Errorf("copy %s: %w", selfExe, err), mem.Close())
+	}
+	return mem, nil
+}
+
+func fillAndSeal(mem *os.File) error {
+	self, err := os.Open(selfExe)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = self.Close() }() // only read
+	if _, err = io.Copy(mem, self); err != nil {
+		return err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	_, err = unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals)
+	return err
+}

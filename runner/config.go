@@ -1,0 +1,98 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+)
+
+// Network says which network a container has.
+type Network int
+
+const (
+	// HostNetwork shares the network of the caller.
+	HostNetwork Network = iota
+	// NoNetwork is a network namespace of its own with nothing but loopback.
+	NoNetwork
+)
+
+// Mount is a file or directory of the host that the container sees (-v).
+type Mount struct {
+	Source   string // absolute path on the host; has to exist
+	Target   string // absolute path in the container; made where it is missing
+	ReadOnly bool   // also all that is mounted below Source
+}
+
+// Config is what [Start] runs. Root and Args are required, the zero value of
+// all else works.
+type Config struct {
+	Root     string   // absolute path of the view; nothing else should be mounted on it later
+	Args     []string // the program and its arguments; a program without "/" is looked up in the PATH of Env
+	Env      []string // NAME=value, all there is
+	Cwd      string   // absolute, in the container; "" is "/". Made where it is missing
+	Hostname string   // "" keeps the host's name
+	Mounts   []Mount
+	Network  Network
+
+	// Terminal gives the program a terminal of its own as descriptors 0 to 2,
+	// whose other side is Process.Console; Stdin, Stdout and Stderr are not
+	// used then.
+	Terminal bool
+
+	// Descriptors 0 to 2 of the program; nil is the container's /dev/null.
+	// They stay the caller's, who may close them once Start has returned.
+	Stdin  *os.File `json:"-"`
+	Stdout *os.File `json:"-"`
+	Stderr *os.File `json:"-"`
+
+	// Rootless says that the caller is in a user namespace, where device nodes
+	// can not be made: those of the host are shown instead.
+	Rootless bool
+	// Single says that this user namespace has one id, 0.
+	Single bool
+
+	// Capabilities are the numbers (CAP_…) of what the program may have; nil
+	// is [DefaultCapabilities].
+	Capabilities []int
+}
+
+// ErrNotFound means that the program is not in the container (exit code 127).
+var ErrNotFound = errors.New("not found")
+
+// ErrNotExecutable means that it is there, but can not be run (exit code 126).
+var ErrNotExecutable = errors.New("not executable")
+
+func (c *Config) check() error {
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		return errors.New("no command specified")
+	}
+	if !path.IsAbs(c.Root) {
+		return fmt.Errorf("the root %q is not an absolute path", c.Root)
+	}
+	if c.Cwd != "" && !path.IsAbs(c.Cwd) {
+		return fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", c.Cwd)
+	}
+	for _, s := range append(c.Args, c.Env...) {
+		if strings.IndexByte(s, 0) >= 0 {
+			return fmt.Errorf("%q has a NUL byte in it", s)
+		}
+	}
+	for _, m := range c.Mounts {
+		if err := m.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Mount) check() error {
+	if !path.IsAbs(m.Source) || !path.IsAbs(m.Target) {
+		return fmt.Errorf("invalid volume %q:%q: both paths need to be absolute", m.Source, m.Target)
+	}
+	if path.Clean(m.Target) == "/" {
+		return fmt.Errorf("invalid volume %q:%q: destination can't be '/'", m.Source, m.Target)
+	}
+	return nil
+}

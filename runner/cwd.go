@@ -1,0 +1,42 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// enterCwd makes the directory if it is missing, as docker does, and goes there.
+// Magic links are refused on the way (CVE-2024-21626: -w /proc/self/fd/7), and
+// at the end the kernel is asked whether we are inside, whatever the way was.
+func enterCwd(root int, dir string) error {
+	if dir == "" {
+		dir = "/"
+	}
+	fd, err := at.MakeDirs(root, dir, 0o755)
+	if errors.Is(err, unix.ELOOP) {
+		return fmt.Errorf("the working directory %q is refused: it leads through a link of /proc, or in a circle", dir)
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("the working directory %q is not a directory", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("the working directory %q: %w", dir, err)
+	}
+	defer func() { _ = unix.Close(fd) }() // O_PATH
+	if err = unix.Fchdir(fd); err != nil {
+		return fmt.Errorf("the working directory %q: chdir: %w", dir, err)
+	}
+	now, err := unix.Getwd()
+	if err != nil {
+		return fmt.Errorf("the working directory %q: getcwd: %w", dir, err)
+	}
+	if !strings.HasPrefix(now, "/") { // "(unreachable)/…"
+		return fmt.Errorf("the working directory %q is refused: it is outside of the container", dir)
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// initStage is all that happens in the new namespaces before the program runs.
+// It does not return.
+func initStage() {
+	// Capabilities, PR_SET_PDEATHSIG and keyrings belong to the thread that
+	// will call execve.
+	runtime.LockOSThread()
+	control := &link{os.NewFile(controlFD, "varve-control")}
+	err := becomeProgram(control)
+	if err = control.fail(err); err != nil {
+		fmt.Fprintln(os.Stderr, "varve: init stage:", err)
+	}
+	os.Exit(125)
+}
+
+// becomeProgram returns only with an error. The order of its steps matters:
+//
+//  1. what comes from outside is opened while outside can be seen;
+//  2. from enterRoot on, no path leads out of the view;
+//  3. privileges are dropped when the mounts are made;
+//  4. the program is looked up with its own privileges, in its own root;
+//  5. PR_SET_PDEATHSIG comes last, as changes of the credentials clear it.
+func becomeProgram(control *link) error {
+	o, err := readOrder()
+	if err != nil {
+		return err
+	}
+	if err = setUpHost(&o.Config); err != nil {
+		return err
+	}
+	outside, err := openOutside(&o.Config) // 1
+	if err != nil {
+		return err
+	}
+	root, err := enterRoot(o.Root) // 2
+	if err != nil {
+		return err
+	}
+	if err = buildRoot(root, outside, o, control); err != nil {
+		return err
+	}
+	if err = enterCwd(root, o.Cwd); err != nil {
+		return err
+	}
+	if err = dropPrivileges(&o.Config); err != nil { // 3
+		return err
+	}
+	program, err := lookUp(o.Args[0], o.Env) // 4
+	if err != nil {
+		return err
+	}
+	return execute(control, program, &o.Config) // 5
+}
+
+func readOrder() (*order, error) {
+	f := os.NewFile(configFD, "varve-config")
+	defer func() { _ = f.Close() }() // only read
+	if _, err := f.Seek(0, 0); err != nil {
+		return nil, fmt.Errorf("read the container's configuration: %w", err)
+	}
+	var o order
+	if err := json.NewDecoder(f).Decode(&o); err != nil {
+		return nil, fmt.Errorf("read the container's configuration: %w", err)
+	}
+	return &o, nil
+}
+
+// setUpHost prepares what is not files: name, network, and the file mode mask,
+// which would otherwise cut the modes of all that is made from here on.
+func setUpHost(cfg *Config) error {
+	unix.Umask(0)
+	if cfg.Hostname != "" {
+		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
+			return fmt.Errorf("set the hostname %q: %w", cfg.Hostname, err)
+		}
+	}
+	if cfg.Network == NoNetwork {
+		return loopbackUp()
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring the loopback device up: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was sent
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bring the loopback device up: %w", err)
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("bring the loopback device up: %w", err)
+	}
+	return nil
+}
+
+// buildRoot attaches everything that the program finds in its root beside the
+// image. Masks come before volumes, so that a volume may be put on one.
+func buildRoot(root int, out *outside, o *order, control *link) error {
+	dev, err := mountSystem(root, out, &o.Config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dev) }() // the mount is attached
+	if err = maskKernel(root, dev); err != nil {
+		return err
+	}
+	if err = mountVolumes(root, out.volumes, o.Mounts); err != nil {
+		return err
+	}
+	if o.Terminal {
+		return openTerminal(dev, control)
+	}
+	return openNull(dev, o.Null)
+}
+
+// execute is the last step: every descriptor but 0 to 2 closes with execve, and
+// the program dies with the thread that started it.
+func execute(control *link, program string, cfg *Config) error {
+	if err := resetSignals(); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", tooOld(err))
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_PDEATHSIG: %w", err)
+	}
+	// The parent may have died before that; then nobody kills us any more.
+	gone, err := control.parentIsGone()
+	if err != nil {
+		return err
+	}
+	if gone {
+		return errors.New("the supervisor has died")
+	}
+	if err = control.send(msgReady, "", -1); err != nil {
+		return err
+	}
+	err = unix.Exec(program, cfg.Args, cfg.Env)
+	return execError(program, err)
+}

@@ -1,0 +1,132 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a container's program, which [Start] has started. Its methods may
+// be called from several goroutines.
+type Process struct {
+	proc      *os.Process
+	startTime uint64
+	console   *os.File
+
+	done chan struct{} // closed when code and err below are final
+	code int
+	err  error
+}
+
+// Pid returns the process id of the program in the caller's pid namespace.
+func (p *Process) Pid() int { return p.proc.Pid }
+
+// StartTime returns when the process was made, in clock ticks since boot: with
+// the pid it names one process and never a later one. See [ProcessStartTime].
+func (p *Process) StartTime() uint64 { return p.startTime }
+
+// Console returns the other side of the program's terminal, nil if
+// Config.Terminal was not set. What is written to it is typed, what is read was
+// printed; reading gives EIO when no process has the terminal open. It is
+// non-blocking, so Close ends a Read that waits. The caller closes it.
+func (p *Process) Console() *os.File { return p.console }
+
+// Resize tells the program that its terminal has a new size.
+func (p *Process) Resize(columns, rows uint16) error {
+	if p.console == nil {
+		return errors.New("resize: the container has no terminal")
+	}
+	conn, err := p.console.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("resize: %w", err)
+	}
+	var ctl error
+	err = conn.Control(func(fd uintptr) {
+		ctl = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
+	if err = errors.Join(err, ctl); err != nil {
+		return fmt.Errorf("resize: %w", err)
+	}
+	return nil
+}
+
+// Signal sends sig to the program, and to no other of its processes. As it is
+// process 1 the kernel drops signals that it has no handler for, but SIGKILL and
+// SIGSTOP. A program that has ended is os.ErrProcessDone.
+func (p *Process) Signal(sig unix.Signal) error {
+	if err := p.proc.Signal(sig); err != nil {
+		return fmt.Errorf("signal %d: %w", sig, err)
+	}
+	return nil
+}
+
+// Wait returns when the program and with it every process of the container has
+// ended: its exit code, or 128+n after signal n. It may be called again, and
+// gives the same.
+func (p *Process) Wait() (exitCode int, err error) {
+	<-p.done
+	return p.code, p.err
+}
+
+// Done returns a channel that is closed when Wait would not wait.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+func (p *Process) reap() {
+	defer close(p.done)
+	state, err := p.proc.Wait()
+	if err != nil {
+		p.err = fmt.Errorf("wait for process %d: %w", p.proc.Pid, err)
+		return
+	}
+	p.code = exitCode(state)
+}
+
+// abandon ends the init stage that could not become the program. It returns
+// cause, and how the stage ended if cause is that it ended silently.
+func (p *Process) abandon(cause error) error {
+	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		cause = errors.Join(cause, fmt.Errorf("kill the init stage: %w", err))
+	}
+	code, err := p.Wait()
+	if errors.Is(cause, errSilent) {
+		return errors.Join(fmt.Errorf("%w (exit code %d)", cause, code), err)
+	}
+	return errors.Join(cause, err)
+}
+
+func exitCode(state *os.ProcessState) int {
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return state.ExitCode()
+}
+
+// ProcessStartTime returns when process pid was made, in clock ticks since boot
+// (field 22 of /proc/PID/stat, proc_pid_stat(5)). A pid that is nobody's gives
+// fs.ErrNotExist.
+func ProcessStartTime(pid int) (uint64, error) {
+	name := fmt.Sprintf("/proc/%d/stat", pid)
+	data, err := os.ReadFile(name)
+	if errors.Is(err, unix.ESRCH) { // it ended between open and read
+		err = &os.PathError{Op: "read", Path: name, Err: os.ErrNotExist}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("start time of process %d: %w", pid, err)
+	}
+	// The second field is the command's name in parentheses, which may hold
+	// blanks and parentheses itself; behind it comes the third.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("start time of process %d: %s has too few fields", pid, name)
+	}
+	ticks, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("start time of process %d: %w", pid, err)
+	}
+	return ticks, nil
+}

@@ -1,0 +1,225 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Self is this binary run again by [StartSelf].
+type Self struct {
+	Args []string // with Args[0], the name that ps shows
+	Env  []string // nil is the environment of this process
+
+	Stdin, Stdout, Stderr *os.File   // nil is /dev/null
+	Files                 []*os.File // descriptors 3 and up, in this order
+
+	Userns        *Userns // nil stays in the user namespace of this process
+	Setsid        bool    // a session of its own, without a terminal
+	PrivateMounts bool    // a mount namespace of its own; always so with Userns
+}
+
+// Child is a process that [StartSelf] has started. Its methods may be called
+// from several goroutines, but Wait only once.
+type Child struct {
+	proc *os.Process
+
+	// Userns is the namespace that the child has, nil if none was asked for.
+	Userns *Userns
+	// Fallback says why a child for whom a range was planned has a single id:
+	// what newuidmap or newgidmap said, and what to do. nil if that is not so.
+	Fallback error
+}
+
+// Pid returns the child's process id.
+func (c *Child) Pid() int { return c.proc.Pid }
+
+// Signal sends sig to the child; if it has ended that is os.ErrProcessDone.
+func (c *Child) Signal(sig unix.Signal) error { return c.proc.Signal(sig) }
+
+// Wait returns the child's exit code when it has ended, or 128+n after signal n.
+func (c *Child) Wait() (code int, err error) {
+	state, err := c.proc.Wait()
+	if err != nil {
+		return 0, fmt.Errorf("wait for process %d: %w", c.proc.Pid, err)
+	}
+	return exitCode(state), nil
+}
+
+// Release says that nobody will wait for the child, which lives on.
+func (c *Child) Release() error { return c.proc.Release() }
+
+// StartSelf runs this binary (/proc/self/exe) again. In the child [Stage]
+// returns when its namespaces are complete, and main goes on as user 0 of the
+// new user namespace with all capabilities there, if one was asked for, and in
+// a mount namespace that sees what is mounted on the host but not the reverse.
+//
+// Where a range was planned and newuidmap or newgidmap refuses it, the child
+// gets a single id instead and Child.Fallback says why: an ordinary user has
+// often no say about /etc/subuid, and a container with one id is better than
+// none. The child itself asks [CurrentUserns] what it got.
+//
+// The files stay the caller's. StartSelf may be called from several goroutines.
+func StartSelf(s Self) (*Child, error) {
+	if s.Userns == nil || s.Userns.Single {
+		return startSelf(s)
+	}
+	c, err := startSelf(s)
+	var refused *mapError
+	if !errors.As(err, &refused) {
+		return c, err
+	}
+	s.Userns = singleUserns(refused.Error())
+	if c, err = startSelf(s); err != nil {
+		return nil, errors.Join(err, refused)
+	}
+	c.Fallback = refused
+	return c, nil
+}
+
+func startSelf(s Self) (*Child, error) {
+	gate, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	// The child reads gate; one byte in theirs opens it.
+	files := append([]*os.File{s.Stdin, s.Stdout, s.Stderr}, s.Files...)
+	for i := range 3 {
+		if files[i] == nil {
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				return nil, errors.Join(err, gate.Close(), theirs.Close())
+			}
+			defer func() { _ = null.Close() }() // /dev/null
+			files[i] = null
+		}
+	}
+	attr := &os.ProcAttr{Files: append(files, gate), Sys: s.attributes(), Env: s.environment(len(files))}
+	proc, err := os.StartProcess(selfExe, s.Args, attr)
+	_ = gate.Close() // the child has it
+	if err != nil {
+		_ = theirs.Close() // nothing was written
+		return nil, explainUserns(fmt.Errorf("start %s again: %w", selfExe, err), s.Userns)
+	}
+	c := &Child{proc: proc, Userns: s.Userns}
+	if err = errors.Join(c.open(theirs), theirs.Close()); err != nil {
+		return nil, c.abandon(err)
+	}
+	return c, nil
+}
+
+// attributes asks for the namespaces. With a range the ids are mapped only
+// after execve, so the child executes as nobody, and would lose its
+// capabilities if they were not ambient. That saves a second execve.
+func (s *Self) attributes() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: s.Setsid}
+	if s.PrivateMounts || s.Userns != nil {
+		attr.Cloneflags |= unix.CLONE_NEWNS
+	}
+	if s.Userns == nil {
+		return attr
+	}
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	if !s.Userns.Single {
+		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+			attr.AmbientCaps = append(attr.AmbientCaps, c)
+		}
+		return attr
+	}
+	attr.UidMappings, attr.GidMappings = sysMap(s.Userns.UIDs), sysMap(s.Userns.GIDs)
+	return attr // GidMappingsEnableSetgroups stays false: the kernel's condition
+}
+
+func sysMap(ids []IDMap) []syscall.SysProcIDMap {
+	var list []syscall.SysProcIDMap
+	for _, m := range ids {
+		list = append(list, syscall.SysProcIDMap{ContainerID: m.Inside, HostID: m.Outside, Size: m.Size})
+	}
+	return list
+}
+
+// environment adds what Stage has to know: the number of the gate, and whether
+// the mounts are the child's own.
+func (s *Self) environment(gate int) []string {
+	env := s.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	order := stageEnv + "=" + strconv.Itoa(gate)
+	if s.PrivateMounts || s.Userns != nil {
+		order += " mounts"
+	}
+	return append(env[:len(env):len(env)], order)
+}
+
+// open maps the ids, if they are not yet, and lets the child go on.
+func (c *Child) open(gate *os.File) error {
+	if c.Userns != nil && !c.Userns.Single {
+		if err := c.Userns.writeTo(c.proc.Pid); err != nil {
+			return err
+		}
+	}
+	if _, err := gate.Write([]byte{1}); err != nil {
+		return fmt.Errorf("let process %d go on: %w", c.proc.Pid, err)
+	}
+	return nil
+}
+
+func (c *Child) abandon(cause error) error {
+	if err := c.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		cause = errors.Join(cause, fmt.Errorf("kill process %d: %w", c.proc.Pid, err))
+	}
+	if _, err := c.Wait(); err != nil {
+		cause = errors.Join(cause, err)
+	}
+	return cause
+}
+
+// selfStage is the child's side, at the top of its main. order is the number of
+// the gate, and "mounts".
+func selfStage(order []string) {
+	err := os.Unsetenv(stageEnv)
+	if err == nil {
+		err = passGate(order[0])
+	}
+	if err == nil && len(order) > 1 {
+		err = ownMounts()
+	}
+	if err == nil {
+		return
+	}
+	// At end of file the parent has died or given up, and tells why itself.
+	if !errors.Is(err, io.EOF) {
+		fmt.Fprintln(os.Stderr, "varve:", err)
+	}
+	os.Exit(125)
+}
+
+func passGate(number string) error {
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return fmt.Errorf("%s: %w", stageEnv, err)
+	}
+	gate := os.NewFile(uintptr(fd), "varve-gate")
+	if _, err = io.ReadFull(gate, make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the ids of the user namespace: %w", err)
+	}
+	if err = gate.Close(); err != nil {
+		return fmt.Errorf("close the gate: %w", err)
+	}
+	return nil
+}
+
+// ownMounts makes the mounts slaves of the host's: what is unmounted there is
+// unmounted here, so a container does not keep a device busy.
+func ownMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("make the mounts our own: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+package runner
+
+import (
+	"os"
+	"strings"
+)
+
+const (
+	// initName is argv[0] of the init stage.
+	initName = "varve-init"
+	// stageEnv marks the process that StartSelf starts, and says what it has
+	// to do first; Stage takes it out of the environment.
+	stageEnv = "_VARVE_STAGE"
+)
+
+// Stage has to be the first call of main (and of TestMain of a package whose
+// tests start containers). If this process was started by [Start] as the init
+// stage it becomes the container's program, or ends. If it was started by
+// [StartSelf] it waits until its user namespace is complete and returns, as it
+// does in a process that was started by anybody else.
+func Stage() {
+	if len(os.Args) > 0 && os.Args[0] == initName {
+		initStage()
+	}
+	if order := os.Getenv(stageEnv); order != "" {
+		selfStage(strings.Fields(order))
+	}
+}

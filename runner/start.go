@@ -1,0 +1,144 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Descriptors of the init stage, after stdin, stdout and stderr.
+const (
+	configFD  = 3 // a memfd with the order as JSON
+	controlFD = 4 // a socket: see link.go
+	binaryFD  = 5 // this binary on a read-only mount
+)
+
+// order is what the init stage is told.
+type order struct {
+	Config
+	Null [3]bool // which of stdin, stdout, stderr are the container's /dev/null
+}
+
+// Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
+// namespaces (and net, if asked) with cfg.Root as its root, and returns when
+// the program has been executed. It needs CAP_SYS_ADMIN: root's, or that of a
+// user namespace (see [StartSelf]).
+//
+// The program gets SIGKILL when this process ends, for whatever reason. The
+// caller has to call Wait, and to close Console if there is one.
+//
+// Errors are sentences; errors.Is tells [ErrNotFound] and [ErrNotExecutable]
+// from all others. Nothing is left running after an error. Start may be called
+// from several goroutines.
+func Start(cfg Config) (*Process, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	config, err := writeOrder(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = config.Close() }() // a memfd
+	binary, err := openBinary()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = binary.Close() }() // only read
+	ours, theirs, err := newLink()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.close()
+	p, err := launch(&cfg, config, theirs.file, binary)
+	theirs.close()
+	if err != nil {
+		return nil, err
+	}
+	if p.console, err = ours.awaitExec(); err != nil {
+		return nil, p.abandon(err)
+	}
+	return p, nil
+}
+
+// writeOrder puts the order in memory that the init stage reads: unlike a pipe
+// it takes any size without a reader.
+func writeOrder(cfg *Config) (*os.File, error) {
+	o := order{Config: *cfg, Null: [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}}
+	data, err := json.Marshal(&o)
+	if err != nil {
+		return nil, fmt.Errorf("encode the container's configuration: %w", err)
+	}
+	fd, err := unix.MemfdCreate("varve-config", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "varve-config")
+	if _, err = f.Write(data); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the container's configuration: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+func namespaces(cfg *Config) uintptr {
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS |
+		unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP)
+	if cfg.Network == NoNetwork {
+		flags |= unix.CLONE_NEWNET
+	}
+	return flags
+}
+
+// launch starts the init stage from a thread that does nothing else until the
+// container has ended: the kernel's "parent" of PR_SET_PDEATHSIG is a thread,
+// and Go ends threads when it likes, unless they are locked.
+func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
+	files := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr, config, control, binary}
+	if cfg.Terminal {
+		files[0], files[1], files[2] = nil, nil, nil
+	}
+	attr := &os.ProcAttr{
+		Env:   []string{}, // not nil, which would be all of ours
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true},
+	}
+	p := &Process{done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.fork(attr)
+		started <- err
+		if err == nil {
+			p.reap()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, explainClone(err)
+	}
+	return p, nil
+}
+
+func (p *Process) fork(attr *os.ProcAttr) (err error) {
+	p.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{initName}, attr)
+	if err != nil {
+		return fmt.Errorf("start the container: %w", err)
+	}
+	// Not reaped yet, so the number is surely still this process.
+	p.startTime, err = ProcessStartTime(p.proc.Pid)
+	return err
+}
+
+func explainClone(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: new namespaces need root (CAP_SYS_ADMIN) or a user namespace", err)
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("%w: a limit under /proc/sys/user (max_pid_namespaces, max_mnt_namespaces, …) is reached", err)
+	}
+	return err
+}
