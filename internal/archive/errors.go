@@ -25,7 +25,7 @@ var (
 func readFailure(err error, last string) error {
 	where := "at its beginning"
 	if last != "" {
-		where = fmt.Sprintf("at or after the entry %q", last)
+		where = "at or after the entry " + quote(last)
 	}
 	switch {
 	case errors.Is(err, ErrTruncated):

@@ -3,7 +3,10 @@ package archive
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/whiteout"
 )
@@ -16,6 +19,13 @@ func unsafeEntry(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsafe, fmt.Sprintf(format, args...))
 }
 
+const (
+	// maxName is the longest file name, and maxPath the longest path that is
+	// unpacked; the system's PATH_MAX is no limit here, for no path is given whole.
+	maxName = 255
+	maxPath = 32 << 10
+)
+
 // cleanName makes the name of an entry, or the target of a hard link, relative
 // to the root of the layer: "a/b", or "" for the root itself. Leading slashes
 // are dropped as tar(1) does; ".." is refused rather than resolved, because no
@@ -23,6 +33,9 @@ func unsafeEntry(format string, args ...any) error {
 func cleanName(unsafeName string) (string, error) {
 	if strings.IndexByte(unsafeName, 0) >= 0 {
 		return "", unsafeEntry("the name has a NUL byte")
+	}
+	if len(unsafeName) > maxPath {
+		return "", unsafeEntry("a name of %d bytes is longer than the %d that are allowed", len(unsafeName), maxPath)
 	}
 	if isClean(unsafeName) {
 		return unsafeName, nil
@@ -34,10 +47,22 @@ func cleanName(unsafeName string) (string, error) {
 		case "..":
 			return "", unsafeEntry(`the name leads out of the layer with ".."`)
 		default:
+			if err := checkLength(part); err != nil {
+				return "", err
+			}
 			parts = append(parts, part)
 		}
 	}
 	return strings.Join(parts, "/"), nil
+}
+
+// checkLength refuses a component that no file can be called. The name of a
+// whiteout may be longer, since not every dialect writes its prefix to disk.
+func checkLength(part string) error {
+	if n := len(strings.TrimPrefix(part, whiteout.Prefix)); n > maxName {
+		return fmt.Errorf("%w of %d bytes: no file can have more than %d", unix.ENAMETOOLONG, n, maxName)
+	}
+	return nil
 }
 
 // isClean tells without allocating whether name is what cleanName would return.
@@ -46,7 +71,7 @@ func isClean(name string) bool {
 		return true
 	}
 	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || part == "." || part == ".." {
+		if part == "" || part == "." || part == ".." || len(part) > maxName {
 			return false
 		}
 	}
@@ -88,4 +113,13 @@ func parentMark(parent string) (whiteout.Mark, error) {
 		}
 	}
 	return whiteout.Plain, nil
+}
+
+// quote shows a name of an archive in an error: printable, and not endless.
+func quote(name string) string {
+	const most = 300
+	if len(name) <= most {
+		return strconv.Quote(name)
+	}
+	return strconv.Quote(name[:most/2]) + "…" + strconv.Quote(name[len(name)-most/4:])
 }

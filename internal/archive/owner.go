@@ -154,7 +154,7 @@ func setMode(dir int, name string, kind uint32, a *attrs, squash bool) error {
 	if !squash && a.device == "" {
 		return at.Chmod(dir, name, a.mode)
 	}
-	real := a.mode &^ (unix.S_ISUID | unix.S_ISGID) | 0o600
+	real := a.mode&^(unix.S_ISUID|unix.S_ISGID) | 0o600
 	if kind == unix.S_IFDIR {
 		real |= 0o700
 	}

@@ -199,12 +199,12 @@ func (w *walker) notDir(name string) error {
 	case whiteout.IsDevice(st.Mode, st.Rdev):
 		return unix.ENOENT
 	}
-	return fmt.Errorf("%q is not a directory: %w", joinName(w.at.path, name), unix.ENOTDIR)
+	return fmt.Errorf("%s is not a directory: %w", quote(joinName(w.at.path, name)), unix.ENOTDIR)
 }
 
 func (w *walker) follow(name string) error {
 	if w.links++; w.links > maxLinks {
-		return unsafeEntry("%q leads through more than %d symbolic links", joinName(w.at.path, name), maxLinks)
+		return unsafeEntry("%s leads through more than %d symbolic links", quote(joinName(w.at.path, name)), maxLinks)
 	}
 	target, err := at.Readlink(w.at.fd, name)
 	if err != nil {

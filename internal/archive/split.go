@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,7 @@ type splitter struct {
 	crc      uint64 // of the payload so far
 	length   int64  // of the payload so far
 	total    int64  // all bytes that passed by
+	zeros    int    // how many of the last bytes, outside of payloads, were zero
 	err      error  // the first error of writing
 }
 
@@ -57,11 +59,19 @@ func (s *splitter) Write(p []byte) (int, error) {
 		s.length += int64(len(p))
 		return len(p), s.err
 	}
+	s.countZeros(p)
 	s.segment = append(s.segment, p...)
 	if len(s.segment) >= maxSegment {
 		s.flush()
 	}
 	return len(p), s.err
+}
+
+func (s *splitter) countZeros(p []byte) {
+	if n := len(bytes.TrimRight(p, "\x00")); n > 0 {
+		s.zeros, p = 0, p[n:]
+	}
+	s.zeros += len(p)
 }
 
 // beginPayload says that the bytes from here on are the payload of a stored file.

@@ -187,7 +187,7 @@ func (u *unpacker) run() (err error) {
 			return err
 		}
 		if err := u.entry(hdr); err != nil {
-			return fmt.Errorf("entry %q: %w", hdr.Name, err)
+			return fmt.Errorf("entry %s: %w", quote(hdr.Name), err)
 		}
 	}
 	if err := u.drain(); err != nil {
@@ -216,15 +216,18 @@ func (u *unpacker) next() (*tar.Header, error) {
 	return hdr, nil
 }
 
-// checkEnd returns io.EOF if the archive ends as it should: archive/tar also
-// takes the end of the input between two entries for one.
+// checkEnd returns io.EOF if the archive ends as it should, with a block of zeros:
+// archive/tar also takes the end of the input for one, between two entries and in
+// the padding.
 func (u *unpacker) checkEnd(before int64) error {
 	padding := -before & 511
 	switch {
 	case u.split.total == 0:
 		return fmt.Errorf("%w: the input is empty", ErrNotTar)
-	case u.split.total-before <= padding && !u.opt.AllowNoEnd:
-		return fmt.Errorf("%w after the entry %q: its end mark is missing", ErrTruncated, u.last)
+	case u.split.total-before == padding && u.opt.AllowNoEnd:
+		return io.EOF
+	case u.split.total-before < padding+512, u.split.zeros < 512:
+		return fmt.Errorf("%w after the entry %s: its end mark is missing", ErrTruncated, quote(u.last))
 	}
 	return io.EOF
 }

@@ -84,7 +84,7 @@ func (u *unpacker) finishDirs() error {
 	slices.Reverse(paths)
 	for _, path := range paths {
 		if err := u.finishDir(path, u.dirs.list[path]); err != nil {
-			return fmt.Errorf("directory %q: %w", path, err)
+			return fmt.Errorf("directory %s: %w", quote(path), err)
 		}
 	}
 	return nil

@@ -34,10 +34,12 @@ func (u *unpacker) hardLink(hdr *tar.Header, parent, base string) error {
 // linkTarget finds the file that a hard link names. The caller closes the
 // descriptor of its parent.
 func (u *unpacker) linkTarget(unsafeName string) (target, error) {
-	nowhere := func() error { return unsafeEntry("it is a hard link to %q, which is not in the archive before it", unsafeName) }
+	nowhere := func() error {
+		return unsafeEntry("it is a hard link to %s, which is not in the archive before it", quote(unsafeName))
+	}
 	name, err := cleanName(unsafeName)
 	if err != nil {
-		return target{}, fmt.Errorf("hard link to %q: %w", unsafeName, err)
+		return target{}, fmt.Errorf("hard link to %s: %w", quote(unsafeName), err)
 	}
 	parent, base := splitName(name)
 	if base == "" || whiteout.Reserved(base) {
@@ -48,7 +50,7 @@ func (u *unpacker) linkTarget(unsafeName string) (target, error) {
 		return target{}, nowhere()
 	}
 	if err != nil {
-		return target{}, fmt.Errorf("hard link to %q: %w", unsafeName, err)
+		return target{}, fmt.Errorf("hard link to %s: %w", quote(unsafeName), err)
 	}
 	if err := checkLinkable(where.fd, base, nowhere); err != nil {
 		return target{}, err
@@ -83,7 +85,7 @@ func (u *unpacker) whiteout(mark whiteout.Mark, parent, hidden string) error {
 		return err
 	}
 	if where.linked {
-		return unsafeEntry("a whiteout in the symbolic link %q", parent)
+		return unsafeEntry("a whiteout in the symbolic link %s", quote(parent))
 	}
 	if mark == whiteout.Opaque {
 		return u.dialect.SetOpaque(where.fd)
