@@ -40,6 +40,9 @@ type Config struct {
 	// whose other side is Process.Console; Stdin, Stdout and Stderr are not
 	// used then.
 	Terminal bool
+	// Columns and Rows are the terminal's size when the program starts; 0 and
+	// 0 leave it unknown.
+	Columns, Rows uint16
 
 	// Descriptors 0 to 2 of the program; nil is the container's /dev/null.
 	// They stay the caller's, who may close them once Start has returned.

@@ -123,7 +123,7 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 		return err
 	}
 	if o.Terminal {
-		return openTerminal(dev, control)
+		return openTerminal(dev, &o.Config, control)
 	}
 	return openNull(dev, o.Null)
 }

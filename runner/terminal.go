@@ -12,7 +12,7 @@ import (
 // openTerminal makes a terminal in the container's own devpts, sends its master
 // side to the parent, and makes the other side descriptors 0 to 2, the
 // controlling terminal of this session, and /dev/console.
-func openTerminal(dev int, control *link) error {
+func openTerminal(dev int, cfg *Config, control *link) error {
 	pts, err := at.OpenDir(dev, "pts")
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
@@ -27,22 +27,34 @@ func openTerminal(dev int, control *link) error {
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
-	for fd := range 3 {
-		if err = unix.Dup3(slave, fd, 0); err != nil {
-			return fmt.Errorf("terminal: dup3: %w", err)
-		}
+	err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: cfg.Rows, Col: cfg.Columns})
+	if err != nil {
+		return fmt.Errorf("terminal: TIOCSWINSZ: %w", err)
 	}
-	if err = unix.Close(slave); err != nil {
-		return fmt.Errorf("terminal: close: %w", err)
-	}
-	// Start has made us the leader of a new session.
-	if err = unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
-		return fmt.Errorf("terminal: TIOCSCTTY: %w", err)
+	if err = takeTerminal(slave); err != nil {
+		return fmt.Errorf("terminal: %w", err)
 	}
 	if err = mountConsole(dev, pts, strconv.Itoa(number)); err != nil {
 		return fmt.Errorf("/dev/console: %w", err)
 	}
 	return control.send(msgConsole, "", master)
+}
+
+// takeTerminal makes slave descriptors 0 to 2 and the controlling terminal of the
+// session, whose leader this process is: Start has seen to that.
+func takeTerminal(slave int) error {
+	for fd := range 3 {
+		if err := unix.Dup3(slave, fd, 0); err != nil {
+			return fmt.Errorf("dup3: %w", err)
+		}
+	}
+	if err := unix.Close(slave); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
+		return fmt.Errorf("TIOCSCTTY: %w", err)
+	}
+	return nil
 }
 
 // openPeer opens the other side of a terminal by its master, not by a path. Its

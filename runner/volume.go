@@ -53,19 +53,17 @@ func mountVolumes(root int, opened []int, mounts []Mount) error {
 func depth(target string) int { return strings.Count(path.Clean(target), "/") }
 
 func mountVolume(root, volume int, target string) error {
-	var st unix.Stat_t
-	if err := at.Stat(volume, "", &st); err != nil {
+	isDir, err := isDirectory(volume)
+	if err != nil {
 		return err
 	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	var fd int
-	var err error
 	if isDir {
 		fd, err = at.MakeDirs(root, target, 0o755)
 	} else {
 		fd, err = at.MakeFile(root, target, 0o755)
 	}
-	if errors.Is(err, unix.ENOTDIR) && isDir {
+	if errors.Is(err, unix.ENOTDIR) {
 		return mismatch(err)
 	}
 	if err != nil {
@@ -75,15 +73,21 @@ func mountVolume(root, volume int, target string) error {
 	if err = refuseProc(fd); err != nil {
 		return err
 	}
-	if err = attach(volume, fd); errors.Is(err, unix.ENOTDIR) {
+	if onDir, err := isDirectory(fd); err != nil || onDir != isDir {
 		return mismatch(err)
 	}
-	return err
+	return attach(volume, fd)
+}
+
+func isDirectory(fd int) (bool, error) {
+	var st unix.Stat_t
+	err := at.Stat(fd, "", &st)
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR, err
 }
 
 func mismatch(err error) error {
-	return fmt.Errorf("%w: are you trying to mount a directory onto a file (or vice-versa)? "+
-		"(a dangling symbolic link is not followed either)", err)
+	return errors.Join(err, errors.New("are you trying to mount a directory onto a file (or vice-versa)? "+
+		"(a dangling symbolic link is not followed either)"))
 }
 
 // refuseProc keeps volumes off /proc, also where a symbolic link of the image

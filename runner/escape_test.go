@@ -1,0 +1,287 @@
+package runner
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// canary is a directory of the host with a file, which must stay as they are.
+type canary struct {
+	dir  string
+	stat [2]unix.Stat_t
+}
+
+func newCanary(t *testing.T) *canary {
+	c := &canary{dir: t.TempDir()}
+	require.NoError(t, os.WriteFile(filepath.Join(c.dir, "file"), []byte("sings"), 0o640))
+	c.stat = c.look(t)
+	return c
+}
+
+func (c *canary) look(t *testing.T) (st [2]unix.Stat_t) {
+	require.NoError(t, unix.Stat(c.dir, &st[0]))
+	require.NoError(t, unix.Stat(filepath.Join(c.dir, "file"), &st[1]))
+	return st
+}
+
+func (c *canary) requireAlive(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(c.dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	data, err := os.ReadFile(filepath.Join(c.dir, "file"))
+	require.NoError(t, err)
+	require.Equal(t, "sings", string(data))
+	now := c.look(t)
+	for i := range now {
+		now[i].Atim = c.stat[i].Atim
+	}
+	require.Equal(t, c.stat, now)
+}
+
+func TestImageLinksInPlaceOfSystemDirectoriesAreRefused(t *testing.T) {
+	needRoot(t)
+	bird := newCanary(t)
+	for _, name := range []string{"proc", "sys", "dev"} {
+		for _, target := range []string{bird.dir, "etc", "/"} {
+			root := busyboxRoot(t)
+			require.NoError(t, os.Symlink(target, filepath.Join(root, name)))
+			_, err := Start(sh(root, "true"))
+			require.EqualError(t, err, fmt.Sprintf(
+				"/%[1]s of the image is not a directory: refused, as /%[1]s is mounted there", name))
+		}
+	}
+	bird.requireAlive(t)
+}
+
+// CVE-2025-31133, CVE-2025-52565: what is mounted over kernel files, and on
+// /dev/console, is never taken from the image.
+func TestDevicesAreNotTheImages(t *testing.T) {
+	needRoot(t)
+	root, bird := busyboxRoot(t), newCanary(t)
+	require.NoError(t, os.Mkdir(filepath.Join(root, "dev"), 0o755))
+	for _, name := range []string{"null", "console", "pts", "ptmx", "shm", "tty", "fd"} {
+		require.NoError(t, os.Symlink("/proc/sys/kernel/core_pattern", filepath.Join(root, "dev", name)))
+	}
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	require.NoError(t, err)
+	text, code := output(t, sh(root, `echo "|/evil" > /dev/null; test -c /dev/null && test -d /dev/pts &&
+cat /proc/keys /proc/timer_list; echo "|/evil" > /proc/sys/kernel/core_pattern`))
+	require.NotZero(t, code)
+	require.Equal(t, "sh: can't create /proc/sys/kernel/core_pattern: Read-only file system\n", text)
+	now, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	require.NoError(t, err)
+	require.Equal(t, pattern, now)
+	bird.requireAlive(t)
+}
+
+// CVE-2021-30465: links in the image and in shared volumes stay inside.
+func TestVolumeTargetsStayInside(t *testing.T) {
+	needRoot(t)
+	root, bird, host := busyboxRoot(t), newCanary(t), t.TempDir()
+	require.NoError(t, os.Symlink(bird.dir, filepath.Join(root, "absolute")))
+	up := strings.Repeat("../", 20) + bird.dir
+	require.NoError(t, os.Symlink(up, filepath.Join(root, "relative")))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, bird.dir), 0o755))
+	for _, target := range []string{"/absolute", "/relative", "/absolute/new", "/relative/new/er", "/../../" + bird.dir + "/x"} {
+		text, code := output(t, withMounts(sh(root, "touch "+target+"/here"), Mount{Source: host, Target: target}))
+		require.Zero(t, code, text)
+		require.NoError(t, os.Remove(filepath.Join(host, "here")))
+	}
+	bird.requireAlive(t)
+}
+
+// The same as a race: one name of a shared volume is a directory and a link to
+// the host in turn, as fast as the kernel can.
+func TestVolumeTargetRace(t *testing.T) {
+	needRoot(t)
+	root, bird, shared, host := busyboxRoot(t), newCanary(t), t.TempDir(), t.TempDir()
+	a, b := filepath.Join(shared, "a"), filepath.Join(shared, "b")
+	require.NoError(t, os.Mkdir(a, 0o755))
+	require.NoError(t, os.Symlink(strings.Repeat("../", 20)+bird.dir, b))
+	stop, stopped := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+				if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}
+	}()
+	cfg := withMounts(sh(root, "touch /v/a/new/x"), Mount{Source: shared, Target: "/v"}, Mount{Source: host, Target: "/v/a/new"})
+	for range 100 {
+		if _, _, err := runOutput(cfg); err != nil {
+			require.NotContains(t, err.Error(), "init stage ended")
+		}
+	}
+	close(stop)
+	require.NoError(t, <-stopped)
+	bird.requireAlive(t)
+}
+
+// CVE-2024-21626
+func TestWorkingDirectoryThroughADescriptorIsRefused(t *testing.T) {
+	needRoot(t)
+	root := busyboxRoot(t)
+	leak, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Close(leak)) }()
+	for fd := 3; fd <= 20; fd++ {
+		link := fmt.Sprintf("link%d", fd)
+		require.NoError(t, os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), filepath.Join(root, link)))
+		for _, dir := range []string{fmt.Sprintf("/proc/self/fd/%d", fd), fmt.Sprintf("/proc/1/fd/%d/..", fd) + "/" + fmt.Sprint(fd),
+			fmt.Sprintf("/proc/self/fd/%d/etc", fd), fmt.Sprintf("/proc/thread-self/fd/%d", fd), "/" + link} {
+			cfg := sh(root, "ls")
+			cfg.Cwd = dir
+			_, err := Start(cfg)
+			require.ErrorContains(t, err, "the working directory", dir)
+		}
+	}
+}
+
+func TestHostMountsAreNotToBeSeen(t *testing.T) {
+	needRoot(t)
+	text, _ := output(t, withMounts(sh(busyboxRoot(t), "cut -d' ' -f5 /proc/self/mountinfo | sort"),
+		Mount{Source: t.TempDir(), Target: "/data"}))
+	allowed := append(append(maskedPaths(), readOnlyPaths()...), "/", "/data",
+		"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
+	for _, name := range strings.Fields(text) {
+		require.Contains(t, allowed, name)
+	}
+	require.Contains(t, strings.Fields(text), "/data")
+}
+
+// helper starts this test binary, or the copy of it at binary, in role
+// "contain" and returns it with the pid of the container's program.
+func helper(t *testing.T, binary string, cfg Config) (cmd *exec.Cmd, pid int, start uint64) {
+	data, err := json.Marshal(&cfg)
+	require.NoError(t, err)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	cmd = exec.Command(binary)
+	cmd.Env = []string{"RUNNER_TEST_ROLE=contain", "RUNNER_TEST_CONFIG=" + string(data), "RUNNER_TEST_PIDFILE=" + pidFile}
+	cmd.Stderr = os.Stderr
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			return false
+		}
+		_, err = fmt.Sscan(string(text), &pid, &start)
+		return err == nil
+	}, 10*time.Second, 5*time.Millisecond)
+	return cmd, pid, start
+}
+
+// kill9 ends what helper started and waits until the container is gone, too.
+func kill9(t *testing.T, cmd *exec.Cmd, pid int, start uint64) {
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool {
+		now, err := ProcessStartTime(pid)
+		return err != nil || now != start
+	}, 5*time.Second, 5*time.Millisecond, "the container outlives its supervisor")
+}
+
+func TestContainerDiesWithItsSupervisor(t *testing.T) {
+	needRoot(t)
+	root := busyboxRoot(t)
+	cmd, pid, start := helper(t, "/proc/self/exe", sh(root, "while :; do date >> /log; sleep 0.01; done"))
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(root, "log"))
+		return err == nil
+	}, 5*time.Second, time.Millisecond)
+	kill9(t, cmd, pid, start)
+	size := func() int64 {
+		info, err := os.Stat(filepath.Join(root, "log"))
+		require.NoError(t, err)
+		return info.Size()
+	}
+	before := size()
+	time.Sleep(50 * time.Millisecond)
+	require.Equal(t, before, size(), "something in it still writes")
+}
+
+func TestStageNoticesThatItsParentIsGone(t *testing.T) {
+	ours, theirs, err := newLink()
+	require.NoError(t, err)
+	defer theirs.close()
+	gone, err := theirs.parentIsGone()
+	require.NoError(t, err)
+	require.False(t, gone)
+	ours.close()
+	gone, err = theirs.parentIsGone()
+	require.NoError(t, err)
+	require.True(t, gone)
+}
+
+// CVE-2019-5736: the image makes process 1 the runtime itself, keeps its file
+// open, and writes to it when it does not run any more.
+func TestRuntimeCanNotBeOverwritten(t *testing.T) {
+	needRoot(t)
+	root, runtime := busyboxRoot(t), filepath.Join(t.TempDir(), "runtime")
+	copyFile(t, "/proc/self/exe", runtime)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "entry"), []byte("#!/proc/self/exe\n"), 0o755))
+	cmd, pid, start := helper(t, runtime, Config{Root: root, Args: []string{"/entry"}, Env: []string{"RUNNER_TEST_ROLE=sleep"}})
+	exe, err := os.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, exe.Close()) }()
+	same, err := sameFile(exe, runtime)
+	require.NoError(t, err)
+	require.True(t, same, "the image did get hold of the runtime")
+	kill9(t, cmd, pid, start)
+
+	_, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), os.O_WRONLY, 0)
+	require.ErrorIs(t, err, unix.EROFS)
+	// By its own name it could be written to now: it was not the lack of rights.
+	file, err := os.OpenFile(runtime, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	require.NoError(t, file.Close())
+}
+
+func TestSealedCopyOfTheRuntime(t *testing.T) {
+	mem, err := copyBinary()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, mem.Close()) }()
+	_, err = mem.WriteAt([]byte("x"), 0)
+	require.ErrorIs(t, err, unix.EPERM)
+	require.ErrorIs(t, mem.Truncate(0), unix.EPERM)
+	out, err := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), mem.Fd()), "-test.list", "^TestSealedCopy").Output()
+	require.NoError(t, err)
+	require.Equal(t, "TestSealedCopyOfTheRuntime\n", string(out))
+}
+
+func copyFile(t *testing.T, from, to string) {
+	in, err := os.Open(from)
+	require.NoError(t, err)
+	defer func() { _ = in.Close() }() // only read
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	require.NoError(t, err)
+	_, err = io.Copy(out, in)
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+}
+
+func sameFile(f *os.File, name string) (bool, error) {
+	a, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	b, err := os.Stat(name)
+	return err == nil && os.SameFile(a, b), err
+}

@@ -1,0 +1,64 @@
+package runner
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// belongings is what this process has and must not gather.
+type belongings struct {
+	fds, mounts int
+	children    []string
+}
+
+func look(t *testing.T) (b belongings) {
+	fds, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	b.fds, b.mounts = len(fds), strings.Count(string(mounts), "\n")
+	tasks, err := os.ReadDir("/proc/self/task")
+	require.NoError(t, err)
+	for _, task := range tasks {
+		list, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%s/children", task.Name()))
+		if os.IsNotExist(err) {
+			continue // the thread has ended
+		}
+		require.NoError(t, err)
+		b.children = append(b.children, strings.Fields(string(list))...)
+	}
+	return b
+}
+
+func TestNothingIsLeftBehind(t *testing.T) {
+	needRoot(t)
+	root := busyboxRoot(t)
+	configs := []Config{sh(root, "exit 0"), sh(root, "sleep 1000 & exit 1"),
+		{Root: root, Args: []string{"no-such-program"}}, sh(root, "tty"),
+		withMounts(sh(root, "true"), Mount{Source: t.TempDir(), Target: "/v"}),
+		withMounts(sh(root, "true"), Mount{Source: "/no/such/thing", Target: "/v"})}
+	configs[3].Terminal = true
+	once := func() {
+		for _, cfg := range configs {
+			p, err := Start(cfg)
+			if err != nil {
+				continue
+			}
+			_, err = p.Wait()
+			require.NoError(t, err)
+			if p.Console() != nil {
+				require.NoError(t, p.Console().Close())
+			}
+		}
+	}
+	once() // the first time Go opens its poller
+	before := look(t)
+	for range 100 / len(configs) {
+		once()
+	}
+	require.Equal(t, before, look(t))
+}
