@@ -98,3 +98,20 @@ func (e *Engine) diffDir(diffID string) (string, error) {
 	}
 	return filepath.Join(e.store.LayerDir(d), "diff"), nil
 }
+
+// lookedImage is an image that was looked up without a change of the store. host
+// is the layer of the image "host" if that is not stored yet.
+type lookedImage struct {
+	layerdb.Image
+	host *layerdb.Layer
+}
+
+// lookImage finds an image by any of its names, for those who only read.
+func lookImage(tx *layerdb.Tx, name string) (lookedImage, error) {
+	found, err := tx.FindImage(name)
+	if !errors.Is(err, layerdb.ErrNoSuchImage) || !isHost(name) {
+		return lookedImage{Image: found}, err
+	}
+	layer, image, err := hostImage()
+	return lookedImage{image, &layer}, err
+}

@@ -1,0 +1,6 @@
+// Command varve is a union file system in user space and a container runner on
+// top of it, in one static binary.
+//
+// Its law: a verb is one file, and in it flags become one call of the engine,
+// and what that returns is printed. Output, flags and exit codes are docker's.
+package main

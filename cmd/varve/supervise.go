@@ -1,0 +1,38 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// supervise is the hidden verb of a container's supervisor.
+func (c *cli) supervise() *cobra.Command {
+	return &cobra.Command{
+		Use: "supervise CONTAINER", Hidden: true, Args: exactArgs(1),
+		Short: "Be the supervisor of a container (varve run does it)",
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := c.open()
+			if err != nil {
+				return exitError{codeUsage, err}
+			}
+			code, err := e.Supervise(args[0])
+			if err != nil {
+				return exitError{code, err}
+			}
+			c.code = code
+			return nil
+		},
+	}
+}
+
+// sweep is the hidden verb that removes leftovers, in a user namespace.
+func (c *cli) sweep() *cobra.Command {
+	return &cobra.Command{
+		Use: "sweep", Hidden: true, Args: exactArgs(0),
+		Short: "Remove what interrupted commands left in the store",
+		RunE: func(*cobra.Command, []string) error {
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			return e.Sweep()
+		},
+	}
+}

@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/unionfs"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// The kinds of a [Change], docker's.
+const (
+	Added   = 'A'
+	Changed = 'C'
+	Deleted = 'D'
+)
+
+// Change is one line of `varve diff`.
+type Change struct {
+	Kind byte   // Added, Changed or Deleted
+	Path string // absolute, in the container
+}
+
+// Diff compares the upper of a container with what lies below it, in the order of
+// the paths. Only the upper is walked, with one lookup below for each of its
+// names. It has to run [Inside].
+func (e *Engine) Diff(name string) ([]Change, error) {
+	c, spec, err := e.container(name)
+	if err != nil {
+		return nil, err
+	}
+	lowers, err := e.lowers(spec.Layers)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := unionfs.OpenTree(lowers)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	upper, err := at.OpenRoot(filepath.Join(e.store.ContainerDir(c.ID), upperName))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(upper) }() // read only
+	d := differ{tree: tree}
+	if err := d.walk(upper, ""); err != nil {
+		return nil, fmt.Errorf("compare the layers: %w", err)
+	}
+	slices.SortFunc(d.changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
+	return d.changes, nil
+}
+
+// container finds a container and reads what was asked of it.
+func (e *Engine) container(name string) (layerdb.Container, Spec, error) {
+	var c layerdb.Container
+	err := e.store.View(func(tx *layerdb.Tx) (err error) {
+		c, err = tx.FindContainer(name)
+		return err
+	})
+	if err != nil {
+		return c, Spec{}, err
+	}
+	spec, err := e.readSpec(c.ID)
+	return c, spec, err
+}
+
+type differ struct {
+	tree    *unionfs.Tree
+	changes []Change
+}
+
+func (d *differ) add(kind byte, path string) {
+	d.changes = append(d.changes, Change{kind, "/" + path})
+}
+
+// walk compares the directory behind fd, which is path in the container, and
+// what is below it.
+func (d *differ) walk(fd int, path string) error {
+	listing, err := whiteout.Read(fd)
+	if err != nil {
+		return err
+	}
+	opaque, err := whiteout.IsOpaque(fd)
+	if err != nil {
+		return err
+	}
+	here := map[string]bool{}
+	for _, entry := range listing.Entries {
+		here[entry.Name] = true
+		if err := d.entry(fd, join(path, entry.Name), entry); err != nil {
+			return err
+		}
+	}
+	hidden := listing.Hidden
+	if opaque || listing.Opaque {
+		if hidden, err = d.names(path); err != nil {
+			return err
+		}
+	}
+	for _, name := range hidden {
+		if _, below, err := d.below(join(path, name)); err != nil {
+			return err
+		} else if below && !here[name] {
+			d.add(Deleted, join(path, name))
+		}
+	}
+	return nil
+}
+
+// entry compares one name of the upper.
+func (d *differ) entry(dir int, path string, entry at.Dirent) error {
+	lower, below, err := d.below(path)
+	if err != nil {
+		return err
+	}
+	if below {
+		d.add(Changed, path)
+	} else {
+		d.add(Added, path)
+	}
+	if entry.Type != unix.DT_DIR {
+		if below && lower.Stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return d.deleteBelow(path)
+		}
+		return nil
+	}
+	fd, err := at.OpenDir(dir, entry.Name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	return d.walk(fd, path)
+}
+
+// deleteBelow notes that what was in a lower directory is gone, since something
+// else has its name now.
+func (d *differ) deleteBelow(path string) error {
+	names, err := d.names(path)
+	for _, name := range names {
+		d.add(Deleted, join(path, name))
+	}
+	return err
+}
+
+// below looks path up in the layers below the upper.
+func (d *differ) below(path string) (unionfs.Entry, bool, error) {
+	entry, err := d.tree.Lookup(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return entry, false, nil
+	}
+	return entry, err == nil, err
+}
+
+// names lists a directory of the layers below; none if it is not one there.
+func (d *differ) names(path string) ([]string, error) {
+	names, err := d.tree.Names(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	return names, err
+}
+
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}

@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/layerdb"
+)
+
+// ImportOptions are what `varve import` asks for. The zero value works.
+type ImportOptions struct {
+	Ref     string   // the new image's name, "" for none
+	Message string   // "" says where it came from
+	Changes []string // Dockerfile instructions for the configuration
+}
+
+// Import makes an image of one layer from a tar, or a compressed one, and
+// returns its ID. file is its path, "-" for stdin. It has to run [Inside].
+func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
+	ref, err := optionalTag(opt.Ref)
+	if err != nil {
+		return "", err
+	}
+	config := v1.ImageConfig{Env: []string{defaultPath}}
+	if err := applyChanges(&config, opt.Changes); err != nil {
+		return "", err
+	}
+	input, err := openInput(file)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = input.Close() }() // only read
+	stage, diff, err := e.unpack(input)
+	if err != nil {
+		return "", fmt.Errorf("import %s: %w", file, err)
+	}
+	if opt.Message == "" {
+		opt.Message = "Imported from " + file
+	}
+	layer := layerdb.Layer{DiffID: diff.DiffID, Created: time.Now(), Comment: opt.Message, Size: diff.Size}
+	base := v1.Image{Platform: v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
+	base.Config = config
+	id, err := e.addImage(stage, layer, base, nil, ref)
+	return id, errors.Join(err, stage.Discard())
+}
+
+func openInput(file string) (io.ReadCloser, error) {
+	if file == "-" {
+		return io.NopCloser(os.Stdin), nil
+	}
+	return os.Open(file)
+}
+
+// unpack reads a layer into a new stage. The stage is the caller's to discard if
+// there is no error.
+func (e *Engine) unpack(r io.Reader) (*layerdb.Stage, archive.Unpacked, error) {
+	if err := e.Sweep(); err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	stage, err := e.store.Stage("import")
+	if err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	diff, err := archive.Unpack(r, stage.Path(), archive.UnpackOptions{})
+	if err == nil {
+		err = stage.SyncFiles() // the rest was synced by Unpack
+	}
+	if err != nil {
+		return nil, diff, errors.Join(err, stage.Discard())
+	}
+	return stage, diff, nil
+}
+
+// optionalTag reads the name of a new image into a full reference, "" if it is
+// to have none.
+func optionalTag(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	ref, err := layerdb.ParseRef(name)
+	if err != nil {
+		return "", err
+	}
+	return ref, checkTag(ref)
+}
+
+// addImage publishes a staged layer over the layer parent (nil: it is the
+// lowest), and records it and the image of config with it on top, under ref
+// unless that is "". It returns the image's ID.
+func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.Image, parent *layerdb.Layer, ref string) (string, error) {
+	layer.ChainID = layer.DiffID
+	if parent != nil {
+		layer.Parent, layer.ChainID = parent.ID, layerdb.ChainID(parent.ChainID, layer.DiffID)
+	}
+	if err := layer.Seal(); err != nil {
+		return "", err
+	}
+	image, err := newImage(layer, config)
+	if err != nil {
+		return "", err
+	}
+	err = e.update(func(tx *layerdb.Tx) error {
+		err := tx.Publish(stage, e.store.LayerDir(layer.DiffID))
+		if err == nil {
+			err = errors.Join(tx.PutLayer(layer), tx.PutImage(image))
+		}
+		if err == nil && ref != "" {
+			err = tx.SetTag(ref, image.ID)
+		}
+		return err
+	})
+	return image.ID, err
+}
+
+// newImage adds the layer to the configuration and makes an image of it.
+func newImage(layer layerdb.Layer, config v1.Image) (layerdb.Image, error) {
+	created := layer.Created
+	config.Created, config.Author = &created, layer.Author
+	config.RootFS.DiffIDs = append(append([]digest.Digest{}, config.RootFS.DiffIDs...), layer.DiffID)
+	config.History = append(append([]v1.History{}, config.History...), v1.History{
+		Created: &created, CreatedBy: layer.CreatedBy, Author: layer.Author, Comment: layer.Comment})
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return layerdb.Image{}, fmt.Errorf("write the image's configuration: %w", err)
+	}
+	image := layerdb.Image{Top: layer.ID, Config: raw, Created: created}
+	image.Seal()
+	return image, nil
+}

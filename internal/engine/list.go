@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/varvefs/varve/layerdb"
+)
+
+// ContainerInfo is one line of `varve ps`.
+type ContainerInfo struct {
+	layerdb.Container
+	State State
+}
+
+// Containers returns all containers, the newest first.
+func (e *Engine) Containers() ([]ContainerInfo, error) {
+	var list []ContainerInfo
+	err := e.store.View(func(tx *layerdb.Tx) error {
+		all, err := tx.Containers()
+		for _, c := range all {
+			list = append(list, ContainerInfo{Container: c})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	kept := list[:0]
+	for _, c := range list {
+		if c.State, err = e.readState(c.ID); err != nil {
+			return nil, err
+		}
+		kept = append(kept, c)
+	}
+	slices.SortStableFunc(kept, func(a, b ContainerInfo) int {
+		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return kept, nil
+}
+
+// ImageInfo is an image, its names and its chain.
+type ImageInfo struct {
+	ID      string
+	Created time.Time       // zero: at no time
+	Refs    []string        // full references, sorted; none for a nameless image
+	Layers  []layerdb.Layer // its chain, top first
+	Size    int64           // bytes of the files of all its layers
+}
+
+// Images returns all images, the newest first. "host" is among them always.
+func (e *Engine) Images() ([]ImageInfo, error) {
+	var list []ImageInfo
+	err := e.store.View(func(tx *layerdb.Tx) error {
+		images, err := tx.Images()
+		if err != nil {
+			return err
+		}
+		tags, err := tx.Tags()
+		if err != nil {
+			return err
+		}
+		list, err = describe(tx, images, tags)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(list, func(a, b ImageInfo) int {
+		return cmp.Or(b.Created.Compare(a.Created), slices.Compare(a.Refs, b.Refs), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
+
+func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([]ImageInfo, error) {
+	refs := map[string][]string{}
+	for ref, id := range tags {
+		refs[id] = append(refs[id], ref)
+	}
+	var list []ImageInfo
+	for _, i := range images {
+		chain, err := tx.Chain(i.Top)
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(refs[i.ID])
+		list = append(list, ImageInfo{i.ID, i.Created, refs[i.ID], chain, chainSize(chain)})
+	}
+	if tags[hostRef] != "" {
+		return list, nil
+	}
+	layer, image, err := hostImage()
+	if err != nil {
+		return nil, err
+	}
+	return append(list, ImageInfo{ID: image.ID, Refs: []string{hostRef}, Layers: []layerdb.Layer{layer}}), nil
+}
+
+func chainSize(chain []layerdb.Layer) int64 {
+	size := int64(0)
+	for _, l := range chain {
+		size += l.Size
+	}
+	return size
+}
+
+// HistoryEntry is one line of `varve history`: a layer, and the image that it is
+// the top of, if there is one.
+type HistoryEntry struct {
+	layerdb.Layer
+	ImageID string // "" for none
+}
+
+// History follows the parent pointers of an image from its top layer down.
+func (e *Engine) History(name string) ([]HistoryEntry, error) {
+	var list []HistoryEntry
+	err := e.store.View(func(tx *layerdb.Tx) error {
+		image, err := lookImage(tx, name)
+		if err != nil {
+			return err
+		}
+		if image.host != nil {
+			list = []HistoryEntry{{*image.host, image.ID}}
+			return nil
+		}
+		list, err = history(tx, image.Image)
+		return err
+	})
+	return list, err
+}
+
+func history(tx *layerdb.Tx, image layerdb.Image) ([]HistoryEntry, error) {
+	images, err := tx.Images()
+	if err != nil {
+		return nil, err
+	}
+	tops := map[string]string{}
+	for _, i := range images {
+		tops[i.Top] = i.ID
+	}
+	tops[image.Top] = image.ID
+	chain, err := tx.Chain(image.Top)
+	if err != nil {
+		return nil, err
+	}
+	var list []HistoryEntry
+	for _, l := range chain {
+		list = append(list, HistoryEntry{l, tops[l.ID]})
+	}
+	return list, nil
+}

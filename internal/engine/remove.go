@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/layerdb"
+)
+
+// patience is how long a killed container may take to come down.
+const patience = 10 * time.Second
+
+// RemoveContainer removes a container found by any of its names. One that runs
+// is refused, or with force killed first. What a supervisor that was killed left
+// running is ended in any case.
+func (e *Engine) RemoveContainer(name string, force bool) error {
+	var c layerdb.Container
+	err := e.store.View(func(tx *layerdb.Tx) (err error) {
+		c, err = tx.FindContainer(name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	state, err := e.readState(c.ID)
+	if err != nil && !force { // with force, a container with a torn state goes too
+		return err
+	}
+	if state.Supervisor.alive() && !force {
+		return fmt.Errorf("You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.ID) //lint:ignore ST1005 docker's words
+	}
+	if err := end(state); err != nil {
+		return err
+	}
+	err = e.update(func(tx *layerdb.Tx) error {
+		if err := tx.DeleteContainer(c.ID); err != nil {
+			return err
+		}
+		_, _, err := tx.Collect()
+		return err
+	})
+	if errors.Is(err, layerdb.ErrNoSuchContainer) { // --rm was faster
+		return nil
+	}
+	return err
+}
+
+// end kills the program of a container, and its supervisor if that does not come
+// down by itself, and waits until both are gone.
+func end(s State) error {
+	if !s.busy() {
+		return nil
+	}
+	if err := s.Init.kill(); err != nil && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	for limit := time.Now().Add(patience / 5); s.Supervisor.alive() && s.Init.Pid != 0 && time.Now().Before(limit); {
+		time.Sleep(2 * time.Millisecond)
+	}
+	if err := s.Supervisor.kill(); err != nil {
+		return err
+	}
+	for limit := time.Now().Add(patience); s.busy(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(limit) {
+			return fmt.Errorf("process %d or %d of the container did not end", s.Supervisor.Pid, s.Init.Pid)
+		}
+	}
+	return nil
+}
