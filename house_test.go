@@ -20,17 +20,17 @@ const module = "github.com/varvefs/varve"
 // thing has to itself. It is the picture of doc.go.
 var rooms = map[string][]string{
 	".":                {},
-	"cmd/varve":        {"internal/engine", "unionfs", "whiteout", "runner"},
-	"internal/engine":  {"layerdb", "unionfs", "runner", "internal/archive", "whiteout", "copyup", "internal/at"},
+	"cmd/varve":        {"internal/engine", "runner"},
+	"internal/engine":  {"layerdb", "unionfs", "runner", "internal/archive", "whiteout", "internal/at"},
 	"layerdb":          {"whiteout", "internal/at"},
 	"unionfs":          {"whiteout", "copyup", "internal/at"},
 	"copyup":           {"whiteout", "internal/at"},
 	"runner":           {"internal/at"},
-	"internal/archive": {"layerdb", "whiteout", "internal/at"},
+	"internal/archive": {"layerdb", "whiteout", "copyup", "internal/at"},
 	"whiteout":         {"internal/at"},
 	"internal/at":      {},
 	"internal/testenv": {},
-	"bench":            {"unionfs", "whiteout"},
+	"bench":            {"unionfs"},
 }
 
 // strangers never import each other, not even in tests.

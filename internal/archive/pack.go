@@ -1,0 +1,279 @@
+package archive
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/copyup"
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// PackOptions say how an upper becomes a layer. The zero value is right.
+type PackOptions struct {
+	// Whiteout is the dialect for whiteouts on disk. Auto takes the one that the
+	// file system of the layer directory can hold.
+	Whiteout whiteout.Dialect
+	// NoSync leaves out the final syncfs(2): the caller makes the layer durable.
+	NoSync bool
+}
+
+// PackUpper makes a layer of the upper directory at the path upper, and only of
+// it: diff/ and tar-split.gz in the existing directory dir get a copy of its
+// files, and its tar, which is not stored, gives the digest.
+//
+// The tar is canonical, so that the same upper always gives the same DiffID:
+// names in the order of their bytes, directories before what is in them, PAX with
+// nanoseconds, no user names, no access times, whiteouts in the OCI dialect with
+// mode 0600 and time 0, no entry for the root itself. A name that the upper both
+// has and hides is only in the tar, and opaque if it is a directory. Sockets are
+// left out, as they mean nothing without the process that made them. What is
+// hashed is what was stored, also if the upper changes meanwhile.
+//
+// An empty upper gives an empty layer. After an error what was made in dir is the
+// caller's to remove.
+func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
+	root, err := at.OpenRoot(upper)
+	if err != nil {
+		return Unpacked{}, fmt.Errorf("read upper: %w", err)
+	}
+	defer func() { _ = unix.Close(root) }() // read only
+	layer, err := newLayer(dir, opt.Whiteout)
+	if err != nil {
+		return Unpacked{}, err
+	}
+	p := &packer{layer: layer, upper: root, sum: sha256.New(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
+	p.tar = tar.NewWriter(io.MultiWriter(p.sum, layer.split))
+	if err := p.run(); err != nil {
+		return Unpacked{}, errors.Join(err, layer.close())
+	}
+	p.out.DiffID = digest.NewDigestFromBytes(digest.SHA256, p.sum.Sum(nil))
+	p.out.TarSize = layer.split.total
+	return p.out, layer.finish(opt.NoSync)
+}
+
+type inode struct{ dev, ino uint64 }
+
+// packer is one run of PackUpper.
+type packer struct {
+	*layer
+	upper int
+	sum   hash.Hash
+	tar   *tar.Writer
+	links map[inode]string // files with several names, and the first of them
+	buf   []byte
+	out   Unpacked
+}
+
+func (p *packer) run() error {
+	a, err := p.attrsOf(p.upper, "", unix.S_IFDIR)
+	if err != nil {
+		return fmt.Errorf("read upper: %w", err)
+	}
+	w := walk{p: p, src: -1, dst: -1}
+	if err := w.all(); err != nil {
+		return err
+	}
+	if err := p.owners.dress(p.dir, diffName, unix.S_IFDIR, a); err != nil {
+		return err
+	}
+	return p.tar.Close()
+}
+
+// header begins the header of a file.
+func (a *attrs) header(name string) *tar.Header {
+	h := &tar.Header{
+		Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, Mode: int64(a.mode), Uid: a.uid, Gid: a.gid,
+		ModTime: time.Unix(a.mtime.Unix()),
+	}
+	for attr, value := range a.xattrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[xattrKey+encodeAttr(attr)] = value
+	}
+	return h
+}
+
+// write writes a header; path is the entry's place below diff/.
+func (p *packer) write(h *tar.Header) error {
+	p.out.Entries++
+	return p.tar.WriteHeader(h)
+}
+
+// mark writes a whiteout, or the mark of an opaque directory.
+func (p *packer) mark(name string) error {
+	h := &tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0)}
+	return errors.Join(p.write(h), p.split.nothing(name))
+}
+
+// file copies what is no directory from src to dst and puts it into the tar.
+func (p *packer) file(src, dst int, path, base string) error {
+	var st unix.Stat_t
+	if err := at.Stat(src, base, &st); err != nil {
+		return err
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFSOCK {
+		return nil
+	}
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, seen := p.links[id]; seen {
+			return p.link(first, dst, path, base)
+		}
+		p.links[id] = path
+	}
+	a, err := p.attrsOf(src, base, kind)
+	if err != nil {
+		return err
+	}
+	h := a.header(path)
+	switch kind {
+	case unix.S_IFREG:
+		err = p.regular(src, dst, base, h, a)
+	case unix.S_IFLNK:
+		err = p.symlink(src, dst, base, h)
+	default:
+		err = p.node(dst, base, h, a, &st)
+	}
+	if err != nil {
+		return err
+	}
+	if a.device != "" {
+		kind = unix.S_IFREG
+	}
+	return p.owners.dress(dst, base, kind, a)
+}
+
+// link gives the copy of first one more name.
+func (p *packer) link(first string, dst int, path, base string) error {
+	parent, name := splitName(first)
+	dir, err := at.Beneath(p.diff, parent, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dir) }() // O_PATH
+	if err := at.Link(dir, name, dst, base); err != nil {
+		return err
+	}
+	h := &tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeLink, Name: path, Linkname: first, ModTime: time.Unix(0, 0)}
+	return errors.Join(p.write(h), p.split.nothing(path))
+}
+
+func (p *packer) symlink(src, dst int, base string, h *tar.Header) error {
+	target, err := at.Readlink(src, base)
+	if err != nil {
+		return err
+	}
+	if err := at.Symlink(target, dst, base); err != nil {
+		return err
+	}
+	h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, target, 0o777
+	return errors.Join(p.write(h), p.split.nothing(h.Name))
+}
+
+// node makes a device or FIFO, and where a device is not allowed a placeholder.
+func (p *packer) node(dst int, base string, h *tar.Header, a *attrs, st *unix.Stat_t) error {
+	kind := st.Mode & unix.S_IFMT
+	p.describeNode(h, kind, st.Rdev)
+	err := at.Mknod(dst, base, kind|0o600, st.Rdev)
+	if errors.Is(err, unix.EPERM) && kind != unix.S_IFIFO {
+		a.device = formatDevice(kind, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		err = at.Mknod(dst, base, unix.S_IFREG|0o600, 0)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(p.write(h), p.split.nothing(h.Name))
+}
+
+func (p *packer) describeNode(h *tar.Header, kind uint32, rdev uint64) {
+	switch kind {
+	case unix.S_IFCHR:
+		h.Typeflag = tar.TypeChar
+	case unix.S_IFBLK:
+		h.Typeflag = tar.TypeBlock
+	default:
+		h.Typeflag = tar.TypeFifo
+		return
+	}
+	h.Devmajor, h.Devminor = int64(unix.Major(rdev)), int64(unix.Minor(rdev))
+}
+
+func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) (err error) {
+	in, err := at.Open(src, base, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(in) }() // read only
+	out, err := at.Open(dst, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := unix.Close(out); err == nil && cerr != nil {
+			err = os.NewSyscallError("close", cerr)
+		}
+	}()
+	if a.device != "" { // a placeholder has no data
+		kind, rdev, err := parseDevice(a.device)
+		if err != nil {
+			return err
+		}
+		p.describeNode(h, kind, rdev)
+		return errors.Join(p.write(h), p.split.nothing(h.Name))
+	}
+	if err := copyup.Data(in, out); err != nil {
+		return err
+	}
+	return p.payload(out, h)
+}
+
+// payload puts the copy, not the original, into the tar: the two could differ.
+func (p *packer) payload(fd int, h *tar.Header) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	h.Size = st.Size
+	p.out.Size += st.Size
+	if err := p.write(h); err != nil {
+		return err
+	}
+	if h.Size == 0 {
+		return p.split.nothing(h.Name)
+	}
+	p.split.beginPayload()
+	err := p.stream(fd, h.Size)
+	return errors.Join(err, p.split.endPayload(h.Name))
+}
+
+func (p *packer) stream(fd int, size int64) error {
+	for off := int64(0); off < size; {
+		n, err := unix.Pread(fd, p.buf, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("read", err)
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		if _, err := p.tar.Write(p.buf[:n]); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return nil
+}
