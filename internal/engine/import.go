@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -47,7 +48,7 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 		opt.Message = "Imported from " + file
 	}
 	layer := layerdb.Layer{DiffID: diff.DiffID, Created: time.Now(), Comment: opt.Message, Size: diff.Size}
-	base := v1.Image{Platform: v1.Platform{Architecture: runtime.GOARCH, OS: "linux"}, RootFS: v1.RootFS{Type: "layers"}}
+	base := configOf(nil)
 	base.Config = config
 	id, err := e.addImage(stage, layer, base, nil, ref)
 	return id, errors.Join(err, stage.Discard())
@@ -121,13 +122,34 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.I
 	return image.ID, err
 }
 
+// configOf is the configuration of an image that is known by its chain (top
+// first) only.
+func configOf(chain []layerdb.Layer) v1.Image {
+	config := v1.Image{
+		Platform: v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+		RootFS:   v1.RootFS{Type: "layers"},
+	}
+	for _, l := range slices.Backward(chain) {
+		config.History = append(config.History, historyOf(l))
+		if !l.Host && !l.Empty {
+			config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.DiffID)
+		}
+	}
+	return config
+}
+
+// historyOf is a layer's line in the history of an image.
+func historyOf(l layerdb.Layer) v1.History {
+	created := l.Created
+	return v1.History{Created: &created, CreatedBy: l.CreatedBy, Author: l.Author, Comment: l.Comment, EmptyLayer: l.Host || l.Empty}
+}
+
 // newImage adds the layer to the configuration and makes an image of it.
 func newImage(layer layerdb.Layer, config v1.Image) (layerdb.Image, error) {
 	created := layer.Created
 	config.Created, config.Author = &created, layer.Author
 	config.RootFS.DiffIDs = append(append([]digest.Digest{}, config.RootFS.DiffIDs...), layer.DiffID)
-	config.History = append(append([]v1.History{}, config.History...), v1.History{
-		Created: &created, CreatedBy: layer.CreatedBy, Author: layer.Author, Comment: layer.Comment})
+	config.History = append(append([]v1.History{}, config.History...), historyOf(layer))
 	raw, err := json.Marshal(config)
 	if err != nil {
 		return layerdb.Image{}, fmt.Errorf("write the image's configuration: %w", err)

@@ -1,0 +1,101 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/layerdb"
+)
+
+// CommitOptions are what `varve commit` asks for. The zero value works.
+type CommitOptions struct {
+	Ref     string   // the new image's name, "" for none
+	Message string   // what was done
+	Author  string   // who did it
+	Changes []string // Dockerfile instructions for the configuration
+}
+
+// Commit makes a layer of what a container has changed, over the layer that the
+// container stands on, and an image with it on top. It returns the image's ID.
+// Only the upper is read, never the view. It has to run [Inside].
+func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
+	ref, err := optionalTag(opt.Ref)
+	if err != nil {
+		return "", err
+	}
+	c, spec, err := e.container(name)
+	if err != nil {
+		return "", err
+	}
+	parent, config, err := e.base(c)
+	if err != nil {
+		return "", err
+	}
+	config.Config = spec.Config
+	if err := applyChanges(&config.Config, opt.Changes); err != nil {
+		return "", err
+	}
+	stage, diff, err := e.pack(c)
+	if err != nil {
+		return "", fmt.Errorf("commit %s: %w", name, err)
+	}
+	layer := layerdb.Layer{
+		DiffID: diff.DiffID, Created: time.Now(), CreatedBy: strings.Join(c.Command, " "),
+		Author: opt.Author, Comment: opt.Message, Size: diff.Size,
+	}
+	id, err := e.addImage(stage, layer, config, &parent, ref)
+	return id, errors.Join(err, stage.Discard())
+}
+
+// base is what a container stands on: its top layer and the configuration of its
+// image. An image that was removed since (rmi -f) leaves the layers, and its
+// configuration is made again from them.
+func (e *Engine) base(c layerdb.Container) (top layerdb.Layer, config v1.Image, err error) {
+	err = e.store.View(func(tx *layerdb.Tx) error {
+		chain, err := tx.Chain(c.Top)
+		if err != nil {
+			return err
+		}
+		if len(chain) == 0 {
+			return fmt.Errorf("container %s stands on nothing", c.ID)
+		}
+		top = chain[0]
+		image, err := tx.Image(c.ImageID)
+		if errors.Is(err, layerdb.ErrNoSuchImage) {
+			config = configOf(chain)
+			return nil
+		}
+		if err == nil {
+			config, err = parseConfig(image)
+		}
+		return err
+	})
+	return top, config, err
+}
+
+// pack copies the upper of a container into a new stage. The stage is the
+// caller's to discard if there is no error.
+func (e *Engine) pack(c layerdb.Container) (*layerdb.Stage, archive.Unpacked, error) {
+	if err := e.Sweep(); err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	stage, err := e.store.Stage("commit")
+	if err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	upper := filepath.Join(e.store.ContainerDir(c.ID), upperName)
+	diff, err := archive.PackUpper(upper, stage.Path(), archive.PackOptions{})
+	if err == nil {
+		err = stage.SyncFiles() // the rest was synced by PackUpper
+	}
+	if err != nil {
+		return nil, diff, errors.Join(err, stage.Discard())
+	}
+	return stage, diff, nil
+}
