@@ -39,9 +39,9 @@
 //	cmd/varve → internal/engine → layerdb          → whiteout, internal/at
 //	                            → unionfs          → whiteout, copyup, internal/at
 //	                            → runner           → internal/at
-//	                            → internal/archive → layerdb, whiteout, internal/at
+//	                            → internal/archive → layerdb, whiteout, copyup, internal/at
 //	copyup    → whiteout, internal/at
-//	bench     → unionfs
+//	bench     → unionfs, or the built binary as a black box
 //
 // unionfs, layerdb and runner never import each other. One foreign thing a room:
 // go-fuse only in unionfs and bench, badger only in layerdb, namespace flags only
