@@ -1,0 +1,235 @@
+package copyup
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// place is a lower directory, a work directory and an upper, with their descriptors.
+type place struct {
+	lowerDir, workDir, upperDir string
+	lower, work, upper          int
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	root := t.TempDir()
+	open := func(name string) (string, int) {
+		p := filepath.Join(root, name)
+		require.NoError(t, os.Mkdir(p, 0o755))
+		fd, err := at.OpenRoot(p)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, unix.Close(fd)) })
+		return p, fd
+	}
+	p := &place{}
+	p.lowerDir, p.lower = open("lower")
+	p.workDir, p.work = open("work")
+	p.upperDir, p.upper = open("upper")
+	return p
+}
+
+func (p *place) job(t *testing.T, name string) Job {
+	t.Helper()
+	j := Job{Lower: p.lower, LowerName: name, Work: p.work, Temp: "temp"}
+	require.NoError(t, at.Stat(p.lower, name, &j.Stat))
+	return j
+}
+
+// kinds makes one lower file of each kind and returns their names.
+func (p *place) kinds(t *testing.T) []string {
+	t.Helper()
+	in := func(name string) string { return filepath.Join(p.lowerDir, name) }
+	require.NoError(t, os.WriteFile(in("file"), bytes.Repeat([]byte("data "), 50_000), 0o600))
+	require.NoError(t, unix.Setxattr(in("file"), "user.note", []byte("kept"), 0))
+	require.NoError(t, unix.Setxattr(in("file"), "user.overlay.origin", []byte("ours"), 0))
+	require.NoError(t, os.Chmod(in("file"), 0o641|os.ModeSetuid))
+	require.NoError(t, os.WriteFile(in("empty"), nil, 0o444))
+	require.NoError(t, os.Mkdir(in("dir"), 0o750))
+	require.NoError(t, os.WriteFile(in("dir/child"), nil, 0o600))
+	require.NoError(t, os.Symlink("some/where", in("link")))
+	require.NoError(t, unix.Mkfifo(in("fifo"), 0o606))
+	names := []string{"file", "empty", "dir", "link", "fifo"}
+	if os.Geteuid() == 0 {
+		require.NoError(t, unix.Mknod(in("device"), unix.S_IFCHR|0o622, int(unix.Mkdev(1, 3))))
+		names = append(names, "device")
+		for i, name := range names {
+			require.NoError(t, os.Lchown(in(name), 1000+i, 2000+i))
+		}
+		require.NoError(t, os.Chmod(in("file"), 0o641|os.ModeSetuid)) // chown cleared it
+	}
+	for _, name := range names {
+		times := []unix.Timespec{{Sec: 1000, Nsec: 1}, {Sec: 2000, Nsec: 987654321}}
+		require.NoError(t, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), times, unix.AT_SYMLINK_NOFOLLOW))
+	}
+	return names
+}
+
+func TestUpKeepsWhatAFileIs(t *testing.T) {
+	p := newPlace(t)
+	for _, name := range p.kinds(t) {
+		staged, err := Stage(p.job(t, name))
+		require.NoError(t, err, name)
+		require.NoError(t, staged.Publish(p.upper, name))
+		p.requireSame(t, name)
+	}
+	left, err := os.ReadDir(p.workDir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	children, err := os.ReadDir(filepath.Join(p.upperDir, "dir"))
+	require.NoError(t, err)
+	require.Empty(t, children, "a directory comes up without what is in it")
+}
+
+func (p *place) requireSame(t *testing.T, name string) {
+	t.Helper()
+	var low, up unix.Stat_t
+	require.NoError(t, at.Stat(p.lower, name, &low))
+	require.NoError(t, at.Stat(p.upper, name, &up))
+	require.Equal(t, low.Mode, up.Mode, "mode of %s", name)
+	require.Equal(t, []uint32{low.Uid, low.Gid}, []uint32{up.Uid, up.Gid}, "owner of %s", name)
+	require.Equal(t, low.Rdev, up.Rdev, "device of %s", name)
+	require.Equal(t, low.Mtim, up.Mtim, "time of %s", name)
+	switch low.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		want, err := os.ReadFile(filepath.Join(p.lowerDir, name))
+		require.NoError(t, err)
+		got, err := os.ReadFile(filepath.Join(p.upperDir, name))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), "data of %s", name)
+	case unix.S_IFLNK:
+		target, err := os.Readlink(filepath.Join(p.upperDir, name))
+		require.NoError(t, err)
+		require.Equal(t, "some/where", target)
+	}
+	if name == "file" {
+		note, err := at.Getxattr(p.upper, name, "user.note")
+		require.NoError(t, err)
+		require.Equal(t, "kept", string(note))
+		_, err = at.Getxattr(p.upper, name, "user.overlay.origin")
+		require.ErrorIs(t, err, unix.ENODATA, "the union's own attributes are of their layer")
+	}
+}
+
+// TestEveryStepFails makes one step after the other fail. The upper must hold
+// nothing, and the work directory too.
+func TestEveryStepFails(t *testing.T) {
+	p := newPlace(t)
+	for _, name := range p.kinds(t) {
+		steps := p.steps(t, name)
+		require.Contains(t, steps, "publish")
+		if name == "file" {
+			require.Equal(t, []string{"make", "data", "sync", "chown", "chmod", "xattrs", "times", "publish"}, steps)
+		}
+		for _, failing := range steps {
+			broken := errors.New(failing + " broke")
+			job := p.job(t, name)
+			job.before = func(step string) error {
+				if step == failing {
+					return broken
+				}
+				return nil
+			}
+			staged, err := Stage(job)
+			if err == nil {
+				err = staged.Publish(p.upper, name)
+			}
+			require.ErrorIs(t, err, broken)
+			require.ErrorContains(t, err, `copy up "`+name+`"`)
+			for _, dir := range []string{p.upperDir, p.workDir} {
+				left, err := os.ReadDir(dir)
+				require.NoError(t, err)
+				require.Empty(t, left, "after %s of %s broke", failing, name)
+			}
+		}
+	}
+}
+
+// steps lists the steps of bringing name up, which it undoes.
+func (p *place) steps(t *testing.T, name string) (steps []string) {
+	t.Helper()
+	job := p.job(t, name)
+	job.before = func(step string) error { steps = append(steps, step); return nil }
+	staged, err := Stage(job)
+	require.NoError(t, err)
+	require.NoError(t, staged.Publish(p.upper, name))
+	require.NoError(t, at.RemoveAll(p.upper, name))
+	return steps
+}
+
+func TestHolesStay(t *testing.T) {
+	p := newPlace(t)
+	const size = 8 << 20
+	f, err := os.Create(filepath.Join(p.lowerDir, "sparse"))
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("middle"), 4<<20)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(size))
+	require.NoError(t, f.Close())
+	staged, err := Stage(p.job(t, "sparse"))
+	require.NoError(t, err)
+	require.NoError(t, staged.Publish(p.upper, "sparse"))
+	p.requireSame(t, "sparse")
+	var st unix.Stat_t
+	require.NoError(t, at.Stat(p.upper, "sparse", &st))
+	require.EqualValues(t, size, st.Size)
+	require.Less(t, st.Blocks*512, int64(size/2), "the holes were filled")
+}
+
+// TestDataByReading: the last way to copy gives the same bytes.
+func TestDataByReading(t *testing.T) {
+	p := newPlace(t)
+	want := bytes.Repeat([]byte("0123456789"), 300_000)
+	require.NoError(t, os.WriteFile(filepath.Join(p.lowerDir, "big"), want, 0o600))
+	in, err := at.Open(p.lower, "big", unix.O_RDONLY, 0)
+	require.NoError(t, err)
+	defer unix.Close(in)
+	out, err := at.Open(p.upper, "big", unix.O_WRONLY|unix.O_CREAT, 0o600)
+	require.NoError(t, err)
+	defer unix.Close(out)
+	c := copier{in: in, out: out, plain: true}
+	require.NoError(t, c.extent(0, int64(len(want))))
+	got, err := os.ReadFile(filepath.Join(p.upperDir, "big"))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(want, got))
+	require.ErrorContains(t, c.extent(0, int64(len(want))+1), "1 bytes early")
+}
+
+func TestPublishReplacesNothing(t *testing.T) {
+	p := newPlace(t)
+	require.NoError(t, os.WriteFile(filepath.Join(p.lowerDir, "x"), []byte("lower"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(p.upperDir, "x"), []byte("upper"), 0o600))
+	staged, err := Stage(p.job(t, "x"))
+	require.NoError(t, err)
+	require.ErrorIs(t, staged.Publish(p.upper, "x"), unix.EEXIST)
+	data, err := os.ReadFile(filepath.Join(p.upperDir, "x"))
+	require.NoError(t, err)
+	require.Equal(t, "upper", string(data))
+}
+
+func TestNamelessAndEmpty(t *testing.T) {
+	p := newPlace(t)
+	require.NoError(t, os.WriteFile(filepath.Join(p.lowerDir, "x"), []byte("lower"), 0o600))
+	job := p.job(t, "x")
+	job.Empty = true
+	staged, err := Stage(job)
+	require.NoError(t, err)
+	fd, err := staged.Nameless()
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	require.NoError(t, at.Stat(fd, "", &st))
+	require.Zero(t, st.Size)
+	require.Zero(t, st.Nlink)
+	left, err := os.ReadDir(p.workDir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
