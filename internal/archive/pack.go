@@ -185,7 +185,7 @@ func (p *packer) symlink(src, dst int, base string, h *tar.Header) error {
 // node makes a device or FIFO, and where a device is not allowed a placeholder.
 func (p *packer) node(dst int, base string, h *tar.Header, a *attrs, st *unix.Stat_t) error {
 	kind := st.Mode & unix.S_IFMT
-	p.describeNode(h, kind, st.Rdev)
+	describeNode(h, kind, st.Rdev)
 	err := at.Mknod(dst, base, kind|0o600, st.Rdev)
 	if errors.Is(err, unix.EPERM) && kind != unix.S_IFIFO {
 		a.device = formatDevice(kind, unix.Major(st.Rdev), unix.Minor(st.Rdev))
@@ -197,7 +197,8 @@ func (p *packer) node(dst int, base string, h *tar.Header, a *attrs, st *unix.St
 	return errors.Join(p.write(h), p.split.nothing(h.Name))
 }
 
-func (p *packer) describeNode(h *tar.Header, kind uint32, rdev uint64) {
+// describeNode says in the header what device or FIFO it is.
+func describeNode(h *tar.Header, kind uint32, rdev uint64) {
 	switch kind {
 	case unix.S_IFCHR:
 		h.Typeflag = tar.TypeChar
@@ -230,7 +231,7 @@ func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) (er
 		if err != nil {
 			return err
 		}
-		p.describeNode(h, kind, rdev)
+		describeNode(h, kind, rdev)
 		return errors.Join(p.write(h), p.split.nothing(h.Name))
 	}
 	if err := copyup.Data(in, out); err != nil {
