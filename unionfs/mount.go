@@ -78,6 +78,7 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		Name:                     "varve",
 		MaxWrite:                 1 << 20,
 		MaxBackground:            64,
+		DisableSplice:            true, // its pipes are kept for good, and replies are written from memory
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
 		DirectMount:              os.Geteuid() == 0,

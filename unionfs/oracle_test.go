@@ -211,7 +211,9 @@ func (o *oracle) actions() map[string]func(*rapid.T) {
 		"truncate": o.on("truncate", drawTruncate),
 		"setxattr": o.on("setxattr", func(rt *rapid.T) func(string) (string, error) {
 			value := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(rt, "value")
-			return func(p string) (string, error) { return "", onlyFiles(p, func() error { return unix.Lsetxattr(p, "user.test", value, 0) }) }
+			return func(p string) (string, error) {
+				return "", onlyFiles(p, func() error { return unix.Lsetxattr(p, "user.test", value, 0) })
+			}
 		}),
 		"getxattr": o.on("getxattr", func(*rapid.T) func(string) (string, error) {
 			return func(p string) (value string, err error) {

@@ -1,12 +1,16 @@
 package unionfs
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestPosix runs go-fuse's conformance tests on a view whose directory comes
@@ -22,6 +26,9 @@ func TestPosix(t *testing.T) {
 		},
 	} {
 		for name, test := range posixtest.All {
+			if name == "FcntlFlockLocksFile" {
+				continue // fails on every local file system; see TestLocks
+			}
 			t.Run(where+"/"+name, func(t *testing.T) {
 				w := newWorld(t, 2)
 				prepare(t, w, "d")
@@ -35,4 +42,47 @@ func TestPosix(t *testing.T) {
 func mkdir(t *testing.T, root, dir string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+}
+
+// TestLocks is what posixtest's FcntlFlockLocksFile means to test. That one locks
+// twice from one process, where POSIX locks never conflict (fcntl(2)), and fails
+// on ext4 and tmpfs too; go-fuse leaves it out for them.
+func TestLocks(t *testing.T) {
+	w := newWorld(t, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "file"), []byte("x"), 0o644))
+	w.mount(t, w.options())
+	path := filepath.Join(w.mnt, "file")
+	try := func() string {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), lockEnv+"="+path)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return string(out)
+	}
+	require.Equal(t, "locked", try())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	require.Equal(t, "refused", try())
+	require.NoError(t, unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}))
+	require.Equal(t, "locked", try())
+}
+
+// lockEnv makes the test binary try to lock the file that its value names.
+const lockEnv = "VARVE_TEST_LOCK"
+
+func lockForTest(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err == nil {
+		err = unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	}
+	switch {
+	case err == nil:
+		fmt.Print("locked")
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
+		fmt.Print("refused")
+	default:
+		fmt.Print(err)
+	}
 }

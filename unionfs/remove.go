@@ -114,7 +114,7 @@ func (fs *FS) mayRemove(v *victim, isDir bool) error {
 	case !isDir:
 		return nil
 	}
-	if v.r.n == nil && fs.tree.inode(v.r.low).cut {
+	if v.r.low != noInum && fs.tree.inode(v.r.low).cut {
 		return unix.EBUSY
 	}
 	empty, err := fs.emptyLocked(v.r)
@@ -177,10 +177,10 @@ func (fs *FS) pin(v *victim) error {
 // at no moment the lower file is seen again. See removeFrom for what it returns.
 // Preconditions: fs.ns is held for writing.
 func (fs *FS) eraseLocked(v *victim) (trash string, err error) {
-	switch {
+	switch d := fs.dialectFor(v.name); {
 	case !v.inUpper:
-		return "", fs.dialect.Hide(v.dir.fd, v.name)
-	case fs.dialect == whiteout.OCI:
+		return "", d.Hide(v.dir.fd, v.name)
+	case d == whiteout.OCI:
 		return fs.eraseOCI(v)
 	case v.inLower:
 		return fs.replaceByWhiteout(v)
@@ -190,10 +190,19 @@ func (fs *FS) eraseLocked(v *victim) (trash string, err error) {
 	return "", at.Unlink(v.dir.fd, v.name)
 }
 
+// dialectFor is the dialect to hide name in: a name that is too long to get the
+// prefix of an OCI whiteout is hidden by a device, which is read as well.
+func (fs *FS) dialectFor(name string) whiteout.Dialect {
+	if len(whiteout.Prefix)+len(name) > unix.NAME_MAX {
+		return whiteout.Overlay
+	}
+	return fs.dialect
+}
+
 // eraseOCI writes the whiteout beside the file, then removes the file.
 func (fs *FS) eraseOCI(v *victim) (trash string, err error) {
 	if v.inLower && !v.marker {
-		if err := fs.dialect.Hide(v.dir.fd, v.name); err != nil {
+		if err := whiteout.OCI.Hide(v.dir.fd, v.name); err != nil {
 			return "", err
 		}
 	}
@@ -217,7 +226,7 @@ func (fs *FS) eraseDir(v *victim) (trash string, err error) {
 // replaceByWhiteout puts a whiteout device in the place of the file.
 func (fs *FS) replaceByWhiteout(v *victim) (trash string, err error) {
 	temp := fs.temp()
-	if err := fs.dialect.Hide(fs.work, temp); err != nil {
+	if err := whiteout.Overlay.Hide(fs.work, temp); err != nil {
 		return "", err
 	}
 	if !v.isDir() {

@@ -126,9 +126,9 @@ func (fs *FS) move(from, to *victim) (trash string, err error) {
 			return "", err
 		}
 	}
-	if from.inLower && fs.dialect == whiteout.OCI && !from.marker {
+	if from.inLower && fs.dialectFor(from.name) == whiteout.OCI && !from.marker {
 		// Before the file leaves: it hides what is below already, so this changes nothing.
-		if err := fs.dialect.Hide(from.dir.fd, from.name); err != nil {
+		if err := whiteout.OCI.Hide(from.dir.fd, from.name); err != nil {
 			return "", err
 		}
 	}
@@ -142,7 +142,7 @@ func (fs *FS) move(from, to *victim) (trash string, err error) {
 // moveUpper renames in the upper. In the overlay dialect a whiteout stays behind
 // where a layer has the old name.
 func (fs *FS) moveUpper(from, to *victim) (trash string, err error) {
-	whiteoutStays := from.inLower && fs.dialect != whiteout.OCI
+	whiteoutStays := from.inLower && fs.dialectFor(from.name) == whiteout.Overlay
 	if from.isDir() && (to.inUpper || to.marker) {
 		return fs.moveDirOnto(from, to, whiteoutStays)
 	}
@@ -158,7 +158,7 @@ func (fs *FS) moveUpper(from, to *victim) (trash string, err error) {
 	if err := at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, 0); err != nil {
 		return "", err
 	}
-	return "", fs.dialect.Hide(from.dir.fd, from.name)
+	return "", whiteout.Overlay.Hide(from.dir.fd, from.name)
 }
 
 // moveDirOnto renames a directory onto a whiteout or an empty directory, which
