@@ -6,44 +6,7 @@ import (
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/distribution/reference"
 )
-
-// ParseRef reads a name as docker does and returns the full reference that tags
-// are kept under: the tag defaults to latest and the registry to docker.io. A
-// name with a digest is an error here, since tags are what is kept.
-func ParseRef(name string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return "", fmt.Errorf("%q: %w", name, err)
-	}
-	if _, ok := named.(reference.Digested); ok {
-		return "", fmt.Errorf("%q: a digest cannot be a tag", name)
-	}
-	return reference.TagNameOnly(named).String(), nil
-}
-
-// Familiar returns a full reference as people write it: "mine:1" for
-// "docker.io/library/mine:1".
-func Familiar(ref string) string {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return ref
-	}
-	return reference.FamiliarString(named)
-}
-
-// RepoTag splits a full reference into the familiar repository and the tag.
-func RepoTag(ref string) (repo, tag string) {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return ref, ""
-	}
-	if tagged, ok := named.(reference.Tagged); ok {
-		tag = tagged.Tag()
-	}
-	return reference.FamiliarName(named), tag
-}
 
 // FindImage finds an image by name and tag (latest if there is none), by ID, or
 // by the beginning of an ID that no other image shares. It fails with

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,9 @@ var version = "0.0.0-dev"
 
 func main() {
 	runner.Stage() // an init stage never comes back from here
+	// A verb is over before a collection would pay; who lives on sets it back.
+	// Measured: 5 of 60 ms of a run.
+	debug.SetGCPercent(800)
 	os.Exit(run(os.Args[1:]))
 }
 

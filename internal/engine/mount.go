@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,7 @@ func Mount(mountpoint string, opt MountOptions) error {
 
 // serve waits for the end of a view, and brings it about when a signal asks.
 func serve(server *unionfs.Server) error {
+	debug.SetGCPercent(100) // main has set it for short verbs
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	done := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,7 @@ func (s *supervisor) run() (int, error) {
 	if err := s.start(); err != nil {
 		return 0, err
 	}
+	debug.SetGCPercent(100) // main has set it for short verbs
 	stop := make(chan struct{})
 	go s.relay(stop)
 	code, err := s.process.Wait()
