@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -176,4 +177,32 @@ func TestEveryDependencyIsExplained(t *testing.T) {
 	require.Equal(t, []string{"docs/design.md does not say why example.org/b is needed"},
 		unexplained(files, mod, "| `example.org/a/v2` | for x |\n"))
 	require.True(t, slices.Contains(unexplained(files, "", ""), "go.mod does not name the module of example.org/b"))
+}
+
+// link finds the target of a Markdown link.
+var link = regexp.MustCompile(`\]\(([^)]+)\)`)
+
+// TestPagesPointAtWhatIsThere holds the links of the pages against the tree, so
+// that the tour through the source leads somewhere.
+func TestPagesPointAtWhatIsThere(t *testing.T) {
+	require.Equal(t, []string{"b/c.md: no d.go"}, brokenLinks("b/c.md", "[x](../house_test.go) and [y](d.go)", os.DirFS(".")))
+	pages, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	require.NotEmpty(t, pages)
+	for _, page := range append(pages, "README.md", "CHANGELOG.md") {
+		require.Empty(t, brokenLinks(page, read(t, page), os.DirFS(".")))
+	}
+}
+
+func brokenLinks(page, text string, tree fs.FS) []string {
+	var list []string
+	for _, m := range link.FindAllStringSubmatch(text, -1) {
+		if strings.Contains(m[1], "://") {
+			continue
+		}
+		if _, err := fs.Stat(tree, filepath.Join(filepath.Dir(page), m[1])); err != nil {
+			list = append(list, page+": no "+m[1])
+		}
+	}
+	return list
 }
