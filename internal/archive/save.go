@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -156,17 +155,14 @@ func (s *saver) addData(mediaType string, data []byte) v1.Descriptor {
 // name puts the image into the index under each name, or once without.
 func (s *saver) name(d v1.Descriptor, refs []string) (familiar []string, err error) {
 	for _, ref := range refs {
-		named, err := reference.ParseNormalizedNamed(ref)
+		full, err := layerdb.ParseRef(ref)
 		if err != nil {
-			return nil, fmt.Errorf("image name %q: %w", ref, err)
+			return nil, fmt.Errorf("image name %w", err)
 		}
-		tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
-		if !ok {
-			return nil, fmt.Errorf("image name %q: a digest can not be saved as a name", ref)
-		}
-		d.Annotations = map[string]string{imageNameKey: tagged.String(), v1.AnnotationRefName: tagged.Tag()}
+		repo, tag := layerdb.RepoTag(full)
+		d.Annotations = map[string]string{imageNameKey: full, v1.AnnotationRefName: tag}
 		s.index.Manifests = append(s.index.Manifests, d)
-		familiar = append(familiar, reference.FamiliarString(tagged))
+		familiar = append(familiar, repo+":"+tag)
 	}
 	if len(refs) == 0 {
 		s.index.Manifests = append(s.index.Manifests, d)

@@ -98,11 +98,15 @@ func (s *supervisor) mount() error {
 	if err != nil {
 		return err
 	}
+	shown, err := idsOf(s.spec)
+	if err != nil {
+		return err
+	}
 	dir := s.engine.store.ContainerDir(s.spec.ID)
-	opt := viewOptions()
-	opt.Lowers = lowers
-	opt.Upper, opt.Work = filepath.Join(dir, upperName), filepath.Join(dir, workName)
-	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), opt)
+	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), unionfs.Options{
+		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
+		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
+	})
 	return err
 }
 
@@ -179,18 +183,6 @@ func (s *supervisor) end(code int, failure error) error {
 		s.state.Error = failure.Error()
 	}
 	return errors.Join(append(errs, s.engine.writeState(s.spec.ID, s.state))...)
-}
-
-// viewOptions are those of every view, by what this process may do.
-func viewOptions() unionfs.Options {
-	ns, err := runner.CurrentUserns()
-	rootless := err != nil || ns != nil
-	return unionfs.Options{
-		AllowOther: true, Suid: true, Dev: !rootless,
-		// Files of nobody we know, as those of this machine's root seen by an
-		// ordinary user, are shown as root's: programs ask.
-		OverflowRoot: rootless,
-	}
 }
 
 // consoleFD is the supervisor's end of the socket to the foreground.

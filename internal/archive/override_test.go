@@ -1,0 +1,34 @@
+package archive
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestUnsquash(t *testing.T) {
+	stat := func(kind, mode uint32) unix.Stat_t { return unix.Stat_t{Mode: kind | mode, Uid: 0, Gid: 0} }
+	for name, c := range map[string]struct {
+		before         unix.Stat_t
+		value          string
+		mode, uid, gid uint32
+		rdev           uint64
+	}{
+		"a file":           {stat(unix.S_IFREG, 0o755), "7:42:04755", unix.S_IFREG | 0o4755, 7, 42, 0},
+		"a directory":      {stat(unix.S_IFDIR, 0o700), "1:2:00", unix.S_IFDIR, 1, 2, 0},
+		"a device":         {stat(unix.S_IFREG, 0o600), "0:6:0660:block-8-1", unix.S_IFBLK | 0o660, 0, 6, unix.Mkdev(8, 1)},
+		"a symbolic link":  {stat(unix.S_IFLNK, 0o777), "7:7:00", unix.S_IFLNK | 0o777, 0, 0, 0},
+		"a directory lies": {stat(unix.S_IFDIR, 0o700), "0:0:0700:char-1-3", unix.S_IFDIR | 0o700, 0, 0, 0},
+	} {
+		f := File{Path: "x", Stat: c.before, Xattrs: map[string][]byte{OverrideAttr: []byte(c.value)}}
+		require.NoError(t, f.Unsquash(), name)
+		require.Equal(t, []uint64{uint64(c.mode), uint64(c.uid), uint64(c.gid), c.rdev},
+			[]uint64{uint64(f.Stat.Mode), uint64(f.Stat.Uid), uint64(f.Stat.Gid), f.Stat.Rdev}, name)
+	}
+	f := File{Path: "x", Stat: stat(unix.S_IFREG, 0), Xattrs: map[string][]byte{OverrideAttr: []byte("nonsense")}}
+	require.ErrorContains(t, f.Unsquash(), "nonsense")
+	f = File{Stat: stat(unix.S_IFREG, 0o644)}
+	require.NoError(t, f.Unsquash())
+	require.EqualValues(t, unix.S_IFREG|0o644, f.Stat.Mode)
+}

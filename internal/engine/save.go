@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/layerdb"
+)
+
+// Save writes images, each found by any of its names, with every layer to w, as
+// an archive that docker, podman and skopeo read. An image that was asked for by
+// name and tag is saved under that name, one asked for by ID under none. It has
+// to run [Inside].
+func (e *Engine) Save(w io.Writer, names []string) error {
+	var images []archive.SaveImage
+	err := e.store.View(func(tx *layerdb.Tx) error {
+		for _, name := range names {
+			if err := addSaved(tx, &images, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return archive.Save(w, e.store, images)
+}
+
+// addSaved adds the image that name means, or its name to one that is there.
+func addSaved(tx *layerdb.Tx, images *[]archive.SaveImage, name string) error {
+	found, err := lookImage(tx, name)
+	if err != nil {
+		return err
+	}
+	refuse := fmt.Errorf("cannot save %s: it stands on this machine's own files, which are no layer that could be packed; "+
+		"'varve export' writes all that a container of it sees to a tar", name)
+	if found.host != nil {
+		return refuse
+	}
+	chain, err := tx.Chain(found.Top)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(chain, func(l layerdb.Layer) bool { return l.Host }) {
+		return refuse
+	}
+	saved := archive.SaveImage{Config: found.Config}
+	for _, l := range slices.Backward(chain) {
+		if !l.Empty {
+			saved.Layers = append(saved.Layers, l)
+		}
+	}
+	if saved.Refs, err = savedRefs(tx, name, found.ID); err != nil {
+		return err
+	}
+	for i, other := range *images {
+		if string(other.Config) == string(saved.Config) {
+			(*images)[i].Refs = append(other.Refs, saved.Refs...)
+			return nil
+		}
+	}
+	*images = append(*images, saved)
+	return nil
+}
+
+// savedRefs is the name itself, if it is one and not an ID.
+func savedRefs(tx *layerdb.Tx, name, id string) ([]string, error) {
+	ref, err := layerdb.ParseRef(name)
+	if err != nil {
+		return nil, nil //nolint:nilerr // an ID, since it was found
+	}
+	switch tagged, err := tx.Tag(ref); {
+	case errors.Is(err, layerdb.ErrNoSuchImage):
+		return nil, nil
+	case err != nil || tagged != id:
+		return nil, err
+	}
+	return []string{ref}, nil
+}
