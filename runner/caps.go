@@ -19,12 +19,13 @@ func DefaultCapabilities() []int {
 
 // dropPrivileges gives up the groups, keyring and capabilities of the caller.
 func dropPrivileges(cfg *Config) error {
-	err := unix.Setgroups(nil)
-	if err != nil && !(cfg.Single && errors.Is(err, unix.EPERM)) { // denied in such a namespace
-		return fmt.Errorf("setgroups: %w", err)
+	// Of this thread, which execve leaves; unix.Setgroups would stop them all.
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)
+	if errno != 0 && !(cfg.Single && errno == unix.EPERM) { // denied in such a namespace
+		return fmt.Errorf("setgroups: %w", errno)
 	}
 	// An own session keyring, else the keys of the user's login are inside.
-	_, err = unix.KeyctlJoinSessionKeyring("varve")
+	_, err := unix.KeyctlJoinSessionKeyring("varve")
 	if err != nil && !errors.Is(err, unix.ENOSYS) { // a kernel without keys
 		return fmt.Errorf("make a session keyring: %w", err)
 	}

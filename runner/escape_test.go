@@ -177,6 +177,13 @@ func helper(t *testing.T, binary string, cfg Config) (cmd *exec.Cmd, pid int, st
 	cmd.Env = []string{"RUNNER_TEST_ROLE=contain", "RUNNER_TEST_CONFIG=" + string(data), "RUNNER_TEST_PIDFILE=" + pidFile}
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { // of a test that failed
+		if pid != 0 {
+			if now, err := ProcessStartTime(pid); err == nil && now == start {
+				_ = unix.Kill(pid, unix.SIGKILL) // it may have ended since
+			}
+		}
+	})
 	require.Eventually(t, func() bool {
 		text, err := os.ReadFile(pidFile)
 		if err != nil {
@@ -215,6 +222,37 @@ func TestContainerDiesWithItsSupervisor(t *testing.T) {
 	before := size()
 	time.Sleep(50 * time.Millisecond)
 	require.Equal(t, before, size(), "something in it still writes")
+}
+
+// gosu and its like, as which many images run, become another user, and with
+// that the kernel forgets PR_SET_PDEATHSIG.
+func TestContainerThatChangesItsUserDiesToo(t *testing.T) {
+	needRoot(t)
+	root := busyboxRoot(t)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("user:x:1000:1000::/:/bin/sh\n"), 0o644))
+	cmd, pid, start := helper(t, "/proc/self/exe", sh(root, "exec su -s /bin/sh user -c 'exec sleep 1000'"))
+	require.Eventually(t, func() bool {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		return err == nil && strings.Contains(string(status), "Uid:\t1000\t1000")
+	}, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return hasWatch(t, cmd.Process.Pid) }, 5*time.Second, time.Millisecond)
+	kill9(t, cmd, pid, start)
+}
+
+func hasWatch(t *testing.T, supervisor int) bool {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", supervisor))
+	require.NoError(t, err)
+	for _, name := range lists {
+		list, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, child := range strings.Fields(string(list)) {
+			args, err := os.ReadFile("/proc/" + child + "/cmdline")
+			if err == nil && string(args) == watchName+"\x00" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func TestStageNoticesThatItsParentIsGone(t *testing.T) {

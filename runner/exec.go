@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,9 +70,21 @@ func execError(program string, err error) error {
 
 // resetSignals lets the program begin with every signal at its default and none
 // blocked, whatever our caller ignored (nohup, a shell's background job): execve
-// keeps what is ignored, and puts what has a handler, as here all, to default.
+// puts what has a handler to default, but keeps what is ignored. It goes around
+// Go's runtime, which execve ends next; os/signal would take milliseconds here.
 func resetSignals() error {
-	signal.Notify(make(chan os.Signal, 1))
+	const signals, setSize, ignored = 64, 8, 1 // _NSIG, sizeof(sigset_t), SIG_IGN
+	for sig := uintptr(1); sig <= signals; sig++ {
+		// struct sigaction begins with the handler; all zero is the default.
+		var old, standard [8]uintptr
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&old)), setSize, 0, 0)
+		if errno == 0 && old[0] == ignored {
+			_, _, errno = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&standard)), 0, setSize, 0, 0)
+		}
+		if errno != 0 {
+			return fmt.Errorf("put signal %d to its default: %w", sig, errno)
+		}
+	}
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
 		return fmt.Errorf("unblock the signals: %w", err)
 	}

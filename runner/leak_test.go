@@ -37,7 +37,7 @@ func look(t *testing.T) (b belongings) {
 func TestNothingIsLeftBehind(t *testing.T) {
 	needRoot(t)
 	root := busyboxRoot(t)
-	configs := []Config{sh(root, "exit 0"), sh(root, "sleep 1000 & exit 1"),
+	configs := []Config{sh(root, "exit 0"), sh(root, "sleep 1000 & sleep 0.1; exit 1"),
 		{Root: root, Args: []string{"no-such-program"}}, sh(root, "tty"),
 		withMounts(sh(root, "true"), Mount{Source: t.TempDir(), Target: "/v"}),
 		withMounts(sh(root, "true"), Mount{Source: "/no/such/thing", Target: "/v"})}

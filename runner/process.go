@@ -76,14 +76,19 @@ func (p *Process) Wait() (exitCode int, err error) {
 // Done returns a channel that is closed when Wait would not wait.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-func (p *Process) reap() {
+// oversee waits for the program, and keeps the watch over it meanwhile.
+func (p *Process) oversee(pidfd *os.File) {
 	defer close(p.done)
+	ended, unwatched := make(chan struct{}), make(chan error, 1)
+	go func() { unwatched <- keepWatch(pidfd, ended) }()
 	state, err := p.proc.Wait()
+	close(ended)
 	if err != nil {
 		p.err = fmt.Errorf("wait for process %d: %w", p.proc.Pid, err)
-		return
+	} else {
+		p.code = exitCode(state)
 	}
-	p.code = exitCode(state)
+	p.err = errors.Join(p.err, <-unwatched)
 }
 
 // abandon ends the init stage that could not become the program. It returns

@@ -15,12 +15,17 @@ const (
 
 // Stage has to be the first call of main (and of TestMain of a package whose
 // tests start containers). If this process was started by [Start] as the init
-// stage it becomes the container's program, or ends. If it was started by
+// stage it becomes the container's program, or ends; as the watch it waits and ends. If it was started by
 // [StartSelf] it waits until its user namespace is complete and returns, as it
 // does in a process that was started by anybody else.
 func Stage() {
-	if len(os.Args) > 0 && os.Args[0] == initName {
-		initStage()
+	if len(os.Args) > 0 {
+		switch os.Args[0] {
+		case initName:
+			initStage()
+		case watchName:
+			watchStage()
+		}
 	}
 	if order := os.Getenv(stageEnv); order != "" {
 		selfStage(strings.Fields(order))

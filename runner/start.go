@@ -101,10 +101,11 @@ func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
 	}
+	pidfd := -1
 	attr := &os.ProcAttr{
 		Env:   []string{}, // not nil, which would be all of ours
 		Files: files,
-		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true},
+		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true, PidFD: &pidfd},
 	}
 	p := &Process{done: make(chan struct{})}
 	started := make(chan error)
@@ -114,7 +115,7 @@ func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
 		err := p.fork(attr)
 		started <- err
 		if err == nil {
-			p.reap()
+			p.oversee(os.NewFile(uintptr(pidfd), "pidfd"))
 		}
 	}()
 	if err := <-started; err != nil {
@@ -129,8 +130,12 @@ func (p *Process) fork(attr *os.ProcAttr) (err error) {
 		return fmt.Errorf("start the container: %w", err)
 	}
 	// Not reaped yet, so the number is surely still this process.
-	p.startTime, err = ProcessStartTime(p.proc.Pid)
-	return err
+	if p.startTime, err = ProcessStartTime(p.proc.Pid); err != nil {
+		killErr := p.proc.Kill()
+		_, waitErr := p.proc.Wait()
+		return errors.Join(err, killErr, waitErr)
+	}
+	return nil
 }
 
 func explainClone(err error) error {

@@ -1,0 +1,109 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel forgets PR_SET_PDEATHSIG when a process changes its user, as
+// gosu, su and their like do in process 1 of many images. Such a container would
+// outlive a supervisor that is killed. So each one has a watch: a process that
+// does nothing but read from a pipe whose other end is the supervisor's alone.
+// At end of file the supervisor has died, and the watch kills the container.
+//
+// It is a stage and not a fork, which would hold the memory of the supervisor.
+// It starts a little later than the container, so that short runs, which are the
+// most and want to be quick, do without: until then PR_SET_PDEATHSIG has to do.
+
+// watchName is argv[0] of the watch stage.
+const watchName = "varve-watch"
+
+// watchDelay is the age from which on a container has a watch. A start takes
+// some 5 ms, and the entry point of an image with gosu ten times that.
+const watchDelay = 50 * time.Millisecond
+
+// watchRetry is the time to the next attempt, should there be no process to be
+// had. (The container may itself have taken what the user's limit allows.)
+const watchRetry = time.Second
+
+// Descriptors of the watch stage, after three that are /dev/null.
+const (
+	watchedFD = 3 // pidfd of the container's process 1
+	pipeFD    = 4
+)
+
+// watch is the supervisor's side.
+type watch struct {
+	proc *os.Process
+	pipe *os.File
+}
+
+// keepWatch has a watch over the process behind pidfd, which it closes, until
+// ended is closed. That there is none yet is no error: it tries again, and the
+// container is still bound to its supervisor by PR_SET_PDEATHSIG.
+func keepWatch(pidfd *os.File, ended <-chan struct{}) error {
+	defer func() { _ = pidfd.Close() }() // nothing was written
+	for delay := watchDelay; ; delay = watchRetry {
+		select {
+		case <-ended:
+			return nil
+		case <-time.After(delay):
+		}
+		if w, err := startWatch(pidfd); err == nil {
+			<-ended
+			return w.stop()
+		}
+	}
+}
+
+// startWatch watches over the process behind pidfd, which stays the caller's.
+func startWatch(pidfd *os.File) (*watch, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	defer func() { _ = r.Close() }() // the watch has it
+	// A session of its own: the terminal's Ctrl-C is not for it.
+	attr := &os.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Files: []*os.File{nil, nil, nil, pidfd, r}}
+	proc, err := os.StartProcess(selfExe, []string{watchName}, attr)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), w.Close())
+	}
+	return &watch{proc, w}, nil
+}
+
+// stop ends the watch of a container that has ended.
+func (w *watch) stop() error {
+	err := w.proc.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	_, waitErr := w.proc.Wait()
+	if err = errors.Join(err, waitErr, w.pipe.Close()); err != nil {
+		return fmt.Errorf("end the container's watch: %w", err)
+	}
+	return nil
+}
+
+// watchStage is all that the watch does. It does not return.
+func watchStage() {
+	// What the supervisor inherited without O_CLOEXEC is not to be kept open.
+	err := unix.CloseRange(pipeFD+1, ^uint(0), 0)
+	n := 1
+	for err == nil && n > 0 || err == unix.EINTR {
+		n, err = unix.Read(pipeFD, make([]byte, 1))
+	}
+	if err == nil {
+		err = unix.PidfdSendSignal(watchedFD, unix.SIGKILL, nil, 0)
+	}
+	if err != nil && err != unix.ESRCH { // it has ended together with the supervisor
+		os.Exit(1) // there is nobody left to tell
+	}
+	os.Exit(0)
+}
