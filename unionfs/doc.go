@@ -1,0 +1,56 @@
+// Package unionfs is the view: the union of read-only layers and one upper, as
+// FUSE shows it.
+//
+// Its law: what a program sees is what it would see in a plain directory that
+// began as a copy of the layers; and no layer is ever written. It needs no engine:
+// [Mount] takes directories, and [OpenTree] gives the union of layers without a
+// mount.
+//
+// # The nouns
+//
+//   - A [Tree] is the read-only union of the layers. It numbers its files
+//     ([Inum]), merges a directory once, when first needed, and then answers
+//     lookups without a system call (tree.go, tree_merge.go, tree_walk.go).
+//   - An upperDir is what the upper says of one directory, and no more: names it
+//     has, names it hides. A name it does not mention is as the tree has it (dir.go).
+//   - A node is the record of a file that the upper has or that was removed. A
+//     lower file that is only looked at has none: its node id is its Inum plus one
+//     (node.go).
+//   - A ref is either.
+//
+// A request goes from the kernel to a method of [FS] in the file named after it
+// (lookup.go, readdir.go, io.go, attr.go, xattr.go, create.go, remove.go,
+// rename.go). What changes a lower file first calls FS.up (up.go), which has package
+// copyup make a copy in the work directory and puts it in its place, parents
+// first. What takes a name away leaves a whiteout where a layer has the name.
+//
+// # How little is asked
+//
+// OPEN, OPENDIR, FLUSH and CREATE are answered ENOSYS, so the kernel stops
+// asking, and everything it learns it may keep for an hour, also that a name is
+// absent: nobody else changes the view. So warm work costs no request at all
+// (requests_test.go holds the counts). Requests carry a node and no handle;
+// descriptors are kept in an LRU (fdcache.go).
+//
+// # Locks, in the order in which they are taken
+//
+//  1. node.copying, while a file is brought up; a child before its parent. Nothing
+//     else is held when it is taken.
+//  2. FS.ns, for writing by what takes names away (unlink, rmdir, rename), for
+//     reading by what finds a file by its name. It is held during system calls on
+//     the upper, but never while data is copied.
+//  3. inode.loading of the tree, while a directory is merged.
+//  4. upperDir.mu, of one directory at a time.
+//  5. node.mu, nodeTable.mu, Tree.mu, fdCache.mu, devTable.mu: for a few
+//     instructions, with nothing taken inside.
+//
+// A function that ends in Locked, or says so under Preconditions, needs one held.
+//
+// # On the disk
+//
+// The upper has plain files, whiteouts in one of the two dialects of package
+// whiteout, and nothing else; kernel overlayfs mounts an upper of the overlay
+// dialect. Each operation is one rename or one creation, so that a crash leaves it
+// whole or absent; what it prepared lies in the work directory, which is emptied
+// at the next mount.
+package unionfs
