@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/varvefs/varve/internal/engine"
-	"github.com/varvefs/varve/layerdb"
 )
 
 // none stands where an image has no name.
@@ -70,10 +69,9 @@ func imageRows(list []engine.ImageInfo, all, noTrunc bool, wanted []string) []im
 	}
 	for _, i := range list {
 		before := len(rows)
-		for _, ref := range i.Refs {
-			repo, tag := layerdb.RepoTag(ref)
-			if len(wanted) == 0 || wanted[0] == repo || wanted[0] == repo+":"+tag {
-				row(repo, tag, i.ID, i.Created, i.Size)
+		for _, n := range i.Names() {
+			if len(wanted) == 0 || wanted[0] == n.Repository || wanted[0] == n.Repository+":"+n.Tag {
+				row(n.Repository, n.Tag, i.ID, i.Created, i.Size)
 			}
 		}
 		if len(i.Refs) == 0 && len(wanted) == 0 {

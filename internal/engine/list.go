@@ -49,6 +49,19 @@ type ImageInfo struct {
 	Size    int64           // bytes of the files of all its layers
 }
 
+// ImageName is a name of an image in two parts, as people know it.
+type ImageName struct{ Repository, Tag string }
+
+// Names are the names of the image, in the order of Refs.
+func (i ImageInfo) Names() []ImageName {
+	var names []ImageName
+	for _, ref := range i.Refs {
+		repo, tag := layerdb.RepoTag(ref)
+		names = append(names, ImageName{repo, tag})
+	}
+	return names
+}
+
 // Images returns all images, the newest first. "host" is among them always.
 func (e *Engine) Images() ([]ImageInfo, error) {
 	var list []ImageInfo
