@@ -70,7 +70,6 @@ type split struct {
 	kept kept
 	file *os.File
 	dec  *json.Decoder
-	crc  [8]byte
 	buf  []byte
 }
 

@@ -67,7 +67,7 @@ func TestUnpackReadsCompressed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, got := unpack(t, packed)
 			requireSameTar(t, dir, got, data)
-			for cut := range len(packed) - 1 {
+			for cut := 0; cut < len(packed)-1; cut += 7 {
 				_, err := Unpack(bytes.NewReader(packed[:cut]), stage(t), UnpackOptions{NoSync: true})
 				require.Error(t, err, cut)
 			}
