@@ -3,6 +3,7 @@ package varve_test
 import (
 	"fmt"
 	"go/ast"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -151,10 +152,14 @@ func hasSentence(tree *ast.File) bool {
 	return tree.Name.Name == "main" || strings.HasPrefix(tree.Doc.Text(), "Package "+tree.Name.Name+" ")
 }
 
-// unexplained lists the modules that the house imports by itself and that
-// design does not name between backquotes.
+// unexplained lists the modules that the house imports by itself and that the
+// table of design does not name, and those that it names without need.
 func unexplained(files []file, goMod, design string) []string {
 	var list []string
+	rows := map[string]bool{} // modules of the table, true for those in use
+	for _, m := range moduleRow.FindAllStringSubmatch(design, -1) {
+		rows[m[1]] = false
+	}
 	for _, f := range files {
 		for _, path := range f.imports() {
 			if first, _, _ := strings.Cut(path, "/"); !strings.Contains(first, ".") || path == module || strings.HasPrefix(path, module+"/") {
@@ -163,13 +168,28 @@ func unexplained(files []file, goMod, design string) []string {
 			switch name := moduleOf(path, goMod); {
 			case name == "":
 				list = append(list, "go.mod does not name the module of "+path)
-			case !strings.Contains(design, "`"+name+"`"):
+			case !contains(rows, name):
 				list = append(list, "docs/design.md does not say why "+name+" is needed")
+			default:
+				rows[name] = true
 			}
+		}
+	}
+	for name, used := range rows {
+		if !used {
+			list = append(list, "docs/design.md explains "+name+", which nobody imports")
 		}
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// moduleRow is the first cell of the table of modules.
+var moduleRow = regexp.MustCompile("(?m)^\\| `([a-z0-9]+\\.[^`]+)` \\|")
+
+func contains(rows map[string]bool, name string) bool {
+	_, ok := rows[name]
+	return ok
 }
 
 // moduleOf returns the longest module of a go.mod file that has the package.
