@@ -34,13 +34,13 @@
 //
 // # Locks, in the order in which they are taken
 //
-//  1. node.copying, while a file is brought up; a child before its parent. Nothing
-//     else is held when it is taken.
+//  1. node.copying, while a file is brought up; its parents came before it.
+//     Nothing else is held when it is taken.
 //  2. FS.ns, for writing by what takes names away (unlink, rmdir, rename), for
 //     reading by what finds a file by its name. It is held during system calls on
 //     the upper, but never while data is copied.
-//  3. inode.loading of the tree, while a directory is merged.
-//  4. upperDir.mu, of one directory at a time.
+//  3. upperDir.mu, a parent's before a child's.
+//  4. inode.loading of the tree, while a directory is merged.
 //  5. node.mu, nodeTable.mu, Tree.mu, fdCache.mu, devTable.mu: for a few
 //     instructions, with nothing taken inside.
 //
