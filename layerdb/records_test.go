@@ -171,6 +171,7 @@ func TestContainerNamesAreUniqueAndFreedAgain(t *testing.T) {
 	require.NoError(t, s.RemoveContainer("aa"))
 	require.NoError(t, s.View(func(tx *Tx) error {
 		list, err := tx.Containers()
+		require.NoError(t, err)
 		require.Empty(t, list, "a container is gone with its directory")
 		_, err = tx.FindContainer("n")
 		require.ErrorIs(t, err, ErrNoSuchContainer)
