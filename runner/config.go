@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -77,7 +78,7 @@ func (c *Config) check() error {
 	if c.Cwd != "" && !path.IsAbs(c.Cwd) {
 		return fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", c.Cwd)
 	}
-	for _, s := range append(c.Args, c.Env...) {
+	for _, s := range slices.Concat(c.Args, c.Env) {
 		if strings.IndexByte(s, 0) >= 0 {
 			return fmt.Errorf("%q has a NUL byte in it", s)
 		}

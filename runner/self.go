@@ -83,34 +83,42 @@ func StartSelf(s Self) (*Child, error) {
 }
 
 func startSelf(s Self) (*Child, error) {
-	gate, theirs, err := os.Pipe()
+	files, null, err := s.files()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = null.Close() }() // /dev/null
+	// The child reads gate; one byte in opener lets it through.
+	gate, opener, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
-	}
-	// The child reads gate; one byte in theirs opens it.
-	files := append([]*os.File{s.Stdin, s.Stdout, s.Stderr}, s.Files...)
-	for i := range 3 {
-		if files[i] == nil {
-			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-			if err != nil {
-				return nil, errors.Join(err, gate.Close(), theirs.Close())
-			}
-			defer func() { _ = null.Close() }() // /dev/null
-			files[i] = null
-		}
 	}
 	attr := &os.ProcAttr{Files: append(files, gate), Sys: s.attributes(), Env: s.environment(len(files))}
 	proc, err := os.StartProcess(selfExe, s.Args, attr)
 	_ = gate.Close() // the child has it
 	if err != nil {
-		_ = theirs.Close() // nothing was written
+		_ = opener.Close() // nothing was written
 		return nil, explainUserns(fmt.Errorf("start %s again: %w", selfExe, err), s.Userns)
 	}
 	c := &Child{proc: proc, Userns: s.Userns}
-	if err = errors.Join(c.open(theirs), theirs.Close()); err != nil {
+	if err = errors.Join(c.open(opener), opener.Close()); err != nil {
 		return nil, c.abandon(err)
 	}
 	return c, nil
+}
+
+// files lists the child's descriptors, with null where there is to be none.
+func (s *Self) files() (list []*os.File, null *os.File, err error) {
+	if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, nil, err
+	}
+	list = append([]*os.File{s.Stdin, s.Stdout, s.Stderr}, s.Files...)
+	for i := range 3 {
+		if list[i] == nil {
+			list[i] = null
+		}
+	}
+	return list, null, nil
 }
 
 // attributes asks for the namespaces. With a range the ids are mapped only

@@ -81,18 +81,24 @@ func TestProgramsThatCanNotRun(t *testing.T) {
 
 func TestBadConfigIsRefused(t *testing.T) {
 	for says, cfg := range map[string]Config{
-		"no command specified":      {Root: "/x"},
-		"is not an absolute path":   {Root: "x", Args: []string{"a"}},
-		"needs to be an absolute":   {Root: "/x", Args: []string{"a"}, Cwd: "b"},
-		"both paths need to be":     {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"a", "/b", false}}},
-		"destination can't be '/'":  {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"/a", "/b/..", false}}},
-		"has a NUL byte in it":      {Root: "/x", Args: []string{"a\x00b"}},
-		"no such file or directory": {Root: "/no/such/root", Args: []string{"a"}},
+		"no command specified":     {Root: "/x"},
+		"is not an absolute path":  {Root: "x", Args: []string{"a"}},
+		"needs to be an absolute":  {Root: "/x", Args: []string{"a"}, Cwd: "b"},
+		"both paths need to be":    {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"a", "/b", false}}},
+		"destination can't be '/'": {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"/a", "/b/..", false}}},
+		"has a NUL byte in it":     {Root: "/x", Args: []string{"a\x00b"}},
 	} {
 		_, err := Start(cfg)
 		require.ErrorContains(t, err, says)
 		require.NotErrorIs(t, err, ErrNotFound)
 	}
+}
+
+func TestMissingRoot(t *testing.T) {
+	needRoot(t)
+	_, err := Start(Config{Root: "/no/such/root", Args: []string{"a"}})
+	require.EqualError(t, err, "open the root: open_tree /no/such/root: no such file or directory")
+	require.NotErrorIs(t, err, ErrNotFound)
 }
 
 func TestOnlyThreeDescriptorsAreOpen(t *testing.T) {

@@ -1,0 +1,51 @@
+package runner
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestReadSubids(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "subuid")
+	require.NoError(t, os.WriteFile(file, []byte(`# a comment
+other:1:2
+me:100000:65536
+
+me:7
+me:x:1
+me:5:0
+me:1:2:3
+1000:300000:10
+me2:1:1
+`), 0o644))
+	list, err := readSubids(file, []string{"me", "1000"})
+	require.NoError(t, err)
+	require.Equal(t, []IDMap{{0, 100000, 65536}, {0, 300000, 10}}, list)
+	require.Equal(t, []IDMap{{0, 1000, 1}, {1, 100000, 65536}, {65537, 300000, 10}}, withSelf(1000, list))
+
+	list, err = readSubids(filepath.Join(t.TempDir(), "none"), []string{"me"})
+	require.NoError(t, err)
+	require.Empty(t, list)
+	_, err = readSubids(t.TempDir(), []string{"me"})
+	require.ErrorIs(t, err, unix.EISDIR)
+}
+
+func TestRootNeedsNoUserns(t *testing.T) {
+	needRoot(t)
+	plan, err := PlanUserns()
+	require.NoError(t, err)
+	require.Nil(t, plan)
+	now, err := CurrentUserns()
+	require.NoError(t, err)
+	require.Nil(t, now)
+}
+
+func TestClosedUserNamespacesAreExplained(t *testing.T) {
+	require.Equal(t, unix.ENOMEM, explainUserns(unix.ENOMEM, singleUserns("")))
+	require.Equal(t, unix.EPERM, explainUserns(unix.EPERM, nil), "none was asked for")
+	require.ErrorContains(t, explainUserns(unix.EPERM, singleUserns("")), "does not let you make user namespaces")
+}
