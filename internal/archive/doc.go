@@ -24,7 +24,8 @@
 //
 // What the host does not let us make is kept as metadata in the extended
 // attribute of [OverrideAttr]. What is not stored at all, but is still in the
-// regenerated tar: extended attributes that we may not set, and the owner of
+// regenerated tar: extended attributes that we may not set (without root all but
+// user.*), attributes that are the union's own bookkeeping, and the owner of
 // symbolic links and FIFOs where we may not change owners, since neither can
 // carry that attribute.
 package archive

@@ -188,18 +188,18 @@ func keepOverride(dir int, name string, kind uint32, a *attrs, real uint32) erro
 // an archive could use to say what its headers do not.
 func storable(attr string) bool { return !whiteout.PrivateAttr(attr) && attr != OverrideAttr }
 
-// setXattrs leaves out what the file system or the kernel does not allow us.
+// setXattrs leaves out what the file system or the kernel does not allow us, and
+// of a squashed file all that is not the user's own: in a user namespace the
+// kernel would take capabilities and ACLs, but they would speak of the wrong ids.
 func setXattrs(dir int, name string, list map[string]string, squash bool) error {
 	for _, attr := range slices.Sorted(maps.Keys(list)) {
-		if !storable(attr) {
-			continue
+		if !storable(attr) || squash && !strings.HasPrefix(attr, "user.") {
+			continue // the layer's tar still has it; see the package comment
 		}
 		err := at.Setxattr(dir, name, attr, []byte(list[attr]), 0)
 		switch {
 		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES), errors.Is(err, unix.EOPNOTSUPP):
-			continue // the layer's tar still has it; see the package comment
-		case squash && errors.Is(err, unix.EINVAL):
-			continue // an ACL with ids that are not ours
+			continue
 		case err != nil:
 			return err
 		}

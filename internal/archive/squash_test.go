@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -84,11 +85,11 @@ func TestSquashKeepsWhatItMayNotMake(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"bin": "0:0:0755", "bin/su": "0:42:04755", "closed": "7:0:00", "closed/shadow": "0:0:00",
-		"shared": strings.Join([]string{"65534", "65534", "03777"}, ":"), "mine": "", "labelled": "",
+		"shared": fmt.Sprintf("%d:%d:03777", os.Geteuid(), os.Getegid()), "mine": "", "labelled": "",
 		"null": "0:0:0600:char-1-3", "disk": "0:0:0600:block-8-1",
 	} {
-		if os.Geteuid() != 65534 && path == "shared" {
-			continue
+		if os.Geteuid() == 0 && path == "bin" {
+			want = "" // root of a user namespace: it is as it should be
 		}
 		require.Equal(t, want, files[path].Xattrs[OverrideAttr], path)
 	}
