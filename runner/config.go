@@ -51,11 +51,10 @@ type Config struct {
 	Stdout *os.File `json:"-"`
 	Stderr *os.File `json:"-"`
 
-	// Rootless says that the caller is in a user namespace, where device nodes
-	// can not be made: those of the host are shown instead.
-	Rootless bool
-	// Single says that this user namespace has one id, 0.
-	Single bool
+	// Rootless says that this is in a user namespace, where device nodes can
+	// not be made: those of the host are shown instead. Single says that this
+	// namespace has one id, 0. Start sees to both itself.
+	Rootless, Single bool
 
 	// Capabilities are the numbers (CAP_…) of what the program may have; nil
 	// is [DefaultCapabilities].

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) {
 	Stage()
-	if role := os.Getenv("RUNNER_TEST_ROLE"); role != "" {
+	if role := os.Getenv("RUNNER_TEST_ROLE"); role != "" && role != "tests" {
 		os.Exit(playRole(role))
 	}
 	os.Exit(m.Run())
@@ -34,14 +34,13 @@ func fillBusyboxRoot(t testing.TB, root string) {
 	require.NoError(t, os.Mkdir(filepath.Join(root, "bin"), 0o755))
 	require.NoError(t, os.Mkdir(filepath.Join(root, "etc"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(root, "bin/busybox"), data, 0o755))
-	list, err := exec.Command(binary, "--list").Output()
-	require.NoError(t, err)
-	for _, name := range strings.Fields(string(list)) {
-		if name != "busybox" {
-			require.NoError(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
-		}
+	for name := range strings.FieldsSeq(applets) {
+		require.NoError(t, os.Symlink("busybox", filepath.Join(root, "bin", name)))
 	}
 }
+
+// applets are the programs that the tests run.
+const applets = "cat chown cut date grep head hostname id ls mount ping ps readlink sh sleep sort stat stty su touch true tty wc"
 
 // output runs the container and returns what it printed and its exit code.
 func output(t testing.TB, cfg Config) (string, int) {

@@ -46,11 +46,6 @@ func contain() (int, error) {
 	if err := json.Unmarshal([]byte(os.Getenv("RUNNER_TEST_CONFIG")), &cfg); err != nil {
 		return 0, err
 	}
-	u, err := CurrentUserns()
-	if err != nil {
-		return 0, err
-	}
-	cfg.Rootless, cfg.Single = u != nil, u != nil && u.Single
 	cfg.Stdin, cfg.Stdout, cfg.Stderr = os.Stdin, os.Stdout, os.Stderr
 	begin := time.Now()
 	p, err := Start(cfg)

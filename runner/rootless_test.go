@@ -21,6 +21,9 @@ import (
 // returns the first uid that was granted, too. It is the user who runs the
 // tests if that is not root.
 func ordinaryUser(t *testing.T) (uid, granted int) {
+	if inUserns(t) {
+		t.Skip("is itself run by an ordinary user")
+	}
 	if findHelper("newuidmap") == "" {
 		t.Fatal("this test needs newuidmap: apt-get install uidmap")
 	}
@@ -52,7 +55,27 @@ func ordinaryUser(t *testing.T) (uid, granted int) {
 // nobody is a user without a name and without granted ids.
 func nobody(t *testing.T) int {
 	needRoot(t)
+	if inUserns(t) {
+		t.Skip("is itself run by an ordinary user")
+	}
 	return 54321
+}
+
+func inUserns(t testing.TB) bool {
+	ns, err := CurrentUserns()
+	require.NoError(t, err)
+	return ns != nil
+}
+
+// All that holds for root holds for an ordinary user in a user namespace.
+func TestEverythingRootless(t *testing.T) {
+	uid, _ := ordinaryUser(t)
+	for _, role := range []string{"rootless", "rootless-single"} {
+		t.Run(role, func(t *testing.T) {
+			text, said, code := play(t, uid, role, nil, "RUNNER_TEST_THEN=tests", "TMPDIR="+os.TempDir())
+			require.Zero(t, code, "%s\n%s", text, said)
+		})
+	}
 }
 
 func needRoot(t testing.TB) {

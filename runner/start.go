@@ -68,7 +68,12 @@ func Start(cfg Config) (*Process, error) {
 // writeOrder puts the order in memory that the init stage reads: unlike a pipe
 // it takes any size without a reader.
 func writeOrder(cfg *Config) (*os.File, error) {
+	ns, err := CurrentUserns()
+	if err != nil {
+		return nil, err
+	}
 	o := order{Config: *cfg, Null: [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}}
+	o.Rootless, o.Single = ns != nil, ns != nil && ns.Single
 	data, err := json.Marshal(&o)
 	if err != nil {
 		return nil, fmt.Errorf("encode the container's configuration: %w", err)
