@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/testenv"
 	"github.com/varvefs/varve/whiteout"
 )
 
@@ -34,6 +35,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockEnv); path != "" {
 		lockForTest(path)
 		return
+	}
+	if code, ran := testenv.InNamespace(); ran {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

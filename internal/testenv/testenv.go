@@ -14,14 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Root skips the test unless it runs as root.
-func Root(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: run it as `sudo make test`")
-	}
-}
-
 // NotRoot skips the test when it runs as root; for what must be seen with the
 // eyes of the user who started the test.
 func NotRoot(t testing.TB) {

@@ -40,7 +40,7 @@ var userCount atomic.Int32
 func Ranged(t testing.TB) User {
 	t.Helper()
 	Program(t, "newuidmap", "uidmap")
-	if os.Geteuid() == 0 {
+	if IsRoot() {
 		return newUser(t, true)
 	}
 	u := current(t)
@@ -54,7 +54,7 @@ func Ranged(t testing.TB) User {
 // else the user who runs the test, if that user has none.
 func Single(t testing.TB) User {
 	t.Helper()
-	if os.Geteuid() == 0 {
+	if IsRoot() {
 		return newUser(t, false)
 	}
 	u := current(t)
