@@ -43,7 +43,7 @@ func (tx *Tx) checkName(c Container) error {
 	if !ok {
 		return tx.deleteRecord(Container{ID: other, Name: c.Name})
 	}
-	return fmt.Errorf("%w: Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name",
+	return fmt.Errorf("%w %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name",
 		ErrNameInUse, "/"+c.Name, other)
 }
 

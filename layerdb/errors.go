@@ -28,8 +28,9 @@ var (
 	ErrNoSuchLayer = errors.New("No such layer")
 	// ErrAmbiguous: several ids begin like this.
 	ErrAmbiguous = errors.New("multiple IDs found with provided prefix")
-	// ErrNameInUse: another container has the name.
-	ErrNameInUse = errors.New("the container name is already in use")
+	// ErrNameInUse: another container has the name. Docker's words again.
+	//lint:ignore ST1005 docker's words
+	ErrNameInUse = errors.New("Conflict. The container name")
 	// ErrLeftover: all was done as asked, but files that other ids of a user
 	// namespace own are still in tmp/. SweepStages removes them, in that namespace.
 	ErrLeftover = errors.New("files of other ids were left in tmp")

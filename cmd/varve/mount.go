@@ -29,7 +29,11 @@ func (c *cli) mount() *cobra.Command {
 				return usage(cmd, err)
 			}
 			if !foreground {
-				return engine.MountInBackground(args[0], c.args)
+				err := engine.MountInBackground(args[0], c.args)
+				if errors.Is(err, engine.ErrTold) {
+					return exitError{code: 1}
+				}
+				return err
 			}
 			return engine.Mount(args[0], opt)
 		},

@@ -67,7 +67,8 @@ func serve(server *unionfs.Server) error {
 	}
 }
 
-// tellReady tells the process that waits in MountInBackground, if there is one.
+// tellReady tells the process that waits in MountInBackground, if there is one,
+// and lets go of its stderr: somebody may wait for the end of that.
 func tellReady() error {
 	number := os.Getenv(readyEnv)
 	if number == "" {
@@ -78,34 +79,53 @@ func tellReady() error {
 		return fmt.Errorf("%s: %w", readyEnv, err)
 	}
 	pipe := os.NewFile(uintptr(fd), "ready")
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return errors.Join(err, pipe.Close())
+	}
 	_, err = pipe.Write([]byte{1})
-	return errors.Join(err, pipe.Close())
+	return errors.Join(err, pipe.Close(), unix.Dup3(int(null.Fd()), unix.Stderr, 0), null.Close())
 }
 
 // MountInBackground runs the command args again with -f as a process of its own,
-// and returns when its view answers. What goes wrong before that it says itself,
-// on stderr.
+// and returns when its view answers. What goes wrong before that is said on
+// stderr, in its own words.
 func MountInBackground(mountpoint string, args []string) error {
-	ready, theirs, err := os.Pipe()
+	ready, readyEnd, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("pipe: %w", err)
 	}
 	defer func() { _ = ready.Close() }() // only read
+	words, wordsEnd, err := os.Pipe()
+	if err != nil {
+		return errors.Join(fmt.Errorf("pipe: %w", err), readyEnd.Close())
+	}
+	defer func() { _ = words.Close() }() // only read
 	child, err := runner.StartSelf(runner.Self{
 		Args:   append([]string{"varve"}, append(args[:len(args):len(args)], "-f")...),
 		Env:    append(os.Environ(), readyEnv+"=3"),
-		Stderr: os.Stderr, Files: []*os.File{theirs}, Setsid: true,
+		Stderr: wordsEnd, Files: []*os.File{readyEnd}, Setsid: true,
 	})
-	_ = theirs.Close() // the child has it
+	err = errors.Join(err, readyEnd.Close(), wordsEnd.Close())
 	if err != nil {
 		return fmt.Errorf("mount %q in the background: %w", mountpoint, err)
+	}
+	return awaitReady(child, ready, words)
+}
+
+// ErrTold: the process that was started has said on stderr what went wrong.
+var ErrTold = errors.New("it failed")
+
+// awaitReady passes on what the child says until its view answers, or it ends.
+func awaitReady(child *runner.Child, ready, words *os.File) error {
+	if _, err := io.Copy(os.Stderr, words); err != nil {
+		return fmt.Errorf("hear from the mount: %w", err)
 	}
 	if _, err := io.ReadFull(ready, make([]byte, 1)); err == nil {
 		return child.Release()
 	}
-	code, err := child.Wait()
-	if err == nil {
-		err = fmt.Errorf("mount %q failed (exit code %d)", mountpoint, code)
+	if _, err := child.Wait(); err != nil {
+		return err
 	}
-	return err
+	return ErrTold
 }

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	testenv.RemoveVarve()
+	os.Exit(code)
+}
+
+// TestScripts runs the verbs as the manual shows them, as root and as ordinary
+// users with and without a range of ids. The scripts have the commands
+//
+//	[!] varve VERB…   runs varve as that user; its exit code is kept for
+//	code N            the exit code of the last varve was N
+//	tarlist FILE      prints the names in a tar, sorted, for stdout and cmp
+func TestScripts(t *testing.T) {
+	testenv.FUSE(t)
+	t.Run("root", func(t *testing.T) {
+		testenv.Root(t)
+		runScripts(t, nil)
+	})
+	t.Run("ranged", func(t *testing.T) {
+		u := testenv.Ranged(t)
+		runScripts(t, &u)
+	})
+	t.Run("single", func(t *testing.T) {
+		u := testenv.Single(t)
+		runScripts(t, &u)
+	})
+}
+
+func runScripts(t *testing.T, u *testenv.User) {
+	busybox := testenv.Busybox(t)
+	work := testenv.Dir(t)
+	bin := filepath.Join(testenv.Dir(t), "varve")
+	raw, err := os.ReadFile(testenv.Varve(t))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(bin, raw, 0o755))
+	s := scripts{bin: bin, user: u, codes: map[string]int{}}
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/script",
+		WorkdirRoot:   work,
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("VARVE_ROOT", filepath.Join(env.WorkDir, "store"))
+			env.Setenv("BUSYBOX", busybox.Tar)
+			env.Setenv("HOME", env.WorkDir)
+			env.Defer(func() { s.sweep(env) })
+			return s.give(env.WorkDir)
+		},
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "single":
+				return u != nil && !u.Ranged, nil
+			case "rootless":
+				return u != nil || os.Geteuid() != 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"varve": s.varve, "code": s.code, "tarlist": tarlist, "untar": s.untar,
+		},
+	})
+}
+
+// scripts runs varve for scripts, as a user.
+type scripts struct {
+	bin   string
+	user  *testenv.User
+	codes map[string]int // by work directory
+}
+
+// command is how a program is run as the user.
+func (s *scripts) command(args ...string) []string {
+	if s.user == nil || os.Geteuid() != 0 {
+		return args
+	}
+	return append([]string{"setpriv", "--reuid", strconv.Itoa(s.user.UID), "--regid", strconv.Itoa(s.user.GID), "--init-groups"}, args...)
+}
+
+// give makes the user the owner of the work directory.
+func (s *scripts) give(dir string) error {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if s.user == nil || os.Geteuid() != 0 {
+		return nil
+	}
+	return filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
+		return errors.Join(err, os.Lchown(path, s.user.UID, s.user.GID))
+	})
+}
+
+func (s *scripts) varve(ts *testscript.TestScript, neg bool, args []string) {
+	all := s.command(append([]string{s.bin}, args...)...)
+	err := ts.Exec(all[0], all[1:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	s.codes[ts.Getenv("WORK")] = code
+	if neg == (code == 0) {
+		ts.Fatalf("varve %s: exit code %d", strings.Join(args, " "), code)
+	}
+}
+
+func (s *scripts) code(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: code N")
+	}
+	if got := strconv.Itoa(s.codes[ts.Getenv("WORK")]); got != args[0] {
+		ts.Fatalf("the exit code was %s, not %s", got, args[0])
+	}
+}
+
+// untar unpacks a tar as the user: untar FILE DIR.
+func (s *scripts) untar(ts *testscript.TestScript, _ bool, args []string) {
+	all := s.command("sh", "-c", `mkdir "$1" && tar -C "$1" -xpf "$0"`, ts.MkAbs(args[0]), ts.MkAbs(args[1]))
+	ts.Check(ts.Exec(all[0], all[1:]...))
+}
+
+func tarlist(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("sh", "-c", `tar -tf "$0" | sed 's|^\./||; s|/$||' | LC_ALL=C sort`, ts.MkAbs(args[0])))
+}
+
+// sweep removes what ended scripts left: files of mapped ids are not ours to
+// remove otherwise.
+func (s *scripts) sweep(env *testscript.Env) {
+	run := func(args ...string) string {
+		all := s.command(append([]string{s.bin, "--root", filepath.Join(env.WorkDir, "store")}, args...)...)
+		cmd := exec.Command(all[0], all[1:]...)
+		cmd.Env = env.Vars
+		out, _ := cmd.Output() // a script may have spoilt its store
+		return string(out)
+	}
+	for _, id := range strings.Fields(run("ps", "-a", "-q", "--no-trunc")) {
+		run("rm", "-f", id)
+	}
+	for _, id := range strings.Fields(run("images", "-q", "--no-trunc")) {
+		run("rmi", "-f", id)
+	}
+}
