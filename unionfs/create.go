@@ -253,14 +253,27 @@ func (fs *FS) putOver(dir int, temp string, f *newFile) error {
 // One that can not be removed says nothing untrue: it speaks of the layers below.
 func (fs *FS) unhide(dir int, name string) { _ = fs.dialect.Unhide(dir, name) }
 
-// setOpaque makes the directory name in dir opaque.
+// setOpaque makes the directory name in dir opaque. Its times stay, though the
+// OCI dialect makes a file in it: nothing changed in the view.
 func (fs *FS) setOpaque(dir int, name string) error {
 	fd, err := at.OpenDir(dir, name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
-	return fs.dialect.SetOpaque(fd)
+	return keepTimes(fd, func() error { return fs.dialect.SetOpaque(fd) })
+}
+
+// keepTimes does something in the directory dir that the view does not show.
+func keepTimes(dir int, change func() error) error {
+	var st unix.Stat_t
+	if err := at.Stat(dir, "", &st); err != nil {
+		return err
+	}
+	if err := change(); err != nil {
+		return err
+	}
+	return at.Utimes(dir, ".", st.Atim, st.Mtim)
 }
 
 // moveDirOver moves a directory to a name that is free or is a whiteout device,

@@ -3,6 +3,7 @@ package unionfs
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -214,6 +215,10 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 		n.addPlace(p)
 		n.upper.Store(true)
 		e.node, e.ino = n, n.ino
+		if e.origin == noInum { // from now on this directory knows what its entry continues
+			e.origin = low
+			d.origins.Add(1)
+		}
 		return ref{n, low}, true, nil
 	}
 	var st unix.Stat_t
@@ -234,34 +239,54 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 }
 
 // lowerOf returns the lower file that an entry of the upper continues: the one
-// it was copied up from in this mount, or the directory that shows through it.
+// it was copied up from in this mount, or the directory that shows through it,
+// which is the one of its name or the one that it is redirected to.
 // Preconditions: d.mu is held.
 func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
-	if e.origin != noInum || e.kind != unix.S_IFDIR || e.marker {
+	if e.origin != noInum || e.kind != unix.S_IFDIR {
 		return e.origin, nil
 	}
-	low, ok, err := fs.lowerChild(d, e.name)
+	marks, err := fs.upperMarks(parent, e.name)
+	if err != nil || marks.opaque {
+		return noInum, err
+	}
+	low, ok := noInum, false
+	switch {
+	case strings.HasPrefix(marks.redirect, "/"):
+		low, ok, err = fs.tree.lookupPath(marks.redirect)
+	case marks.redirect != "":
+		low, ok, err = fs.lowerChild(d, marks.redirect)
+	case !e.marker:
+		low, ok, err = fs.lowerChild(d, e.name)
+	}
 	if err != nil || !ok || fs.tree.inode(low).kind != unix.S_IFDIR {
 		return noInum, err
 	}
-	dir, err := fs.upperFD(parent)
-	if err != nil {
-		return noInum, err
-	}
-	defer dir.release()
-	fd, err := at.OpenDir(dir.fd, e.name)
-	if err != nil {
-		return noInum, stale(err)
-	}
-	defer func() { _ = unix.Close(fd) }() // read only
-	opaque, err := whiteout.IsOpaque(fd)
-	if err == nil && !opaque {
-		opaque, err = at.Exists(fd, whiteout.OpaqueName)
-	}
-	if err != nil || opaque {
-		return noInum, err
+	if n := fs.nodes.slot(low).node.Load(); n != nil && elsewhere(n, place{parent, e.name}) {
+		return noInum, nil
 	}
 	return low, nil
+}
+
+// upperMarks reads what the directory name in parent, in the upper, says of the
+// layers. A redirect counts even beside the marker file of the OCI dialect, for
+// which the name alone is opaque.
+func (fs *FS) upperMarks(parent *node, name string) (dirMarks, error) {
+	dir, err := fs.upperFD(parent)
+	if err != nil {
+		return dirMarks{}, err
+	}
+	defer dir.release()
+	fd, err := at.OpenDir(dir.fd, name)
+	if err != nil {
+		return dirMarks{}, stale(err)
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	marks, err := readMarks(fd)
+	if err == nil && !marks.opaque && marks.redirect == "" {
+		marks.opaque, err = at.Exists(fd, whiteout.OpaqueName)
+	}
+	return marks, err
 }
 
 // upperFD opens the directory n of the upper. The caller releases it.

@@ -27,6 +27,10 @@ type Options struct {
 	// Whiteout is the dialect written to the upper; Auto takes what its file
 	// system can hold. Both dialects are read.
 	Whiteout whiteout.Dialect
+	// NoRedirect makes renaming a directory that a layer has a part in fail with
+	// EXDEV, as overlayfs does with redirect_dir=off: for an upper that others read
+	// who do not know redirects. It would otherwise be marked (see redirect.go).
+	NoRedirect bool
 	// Volatile leaves out every fsync, also those that programs ask for.
 	Volatile bool
 	// OverflowRoot shows files whose owner has no id in this user namespace, which

@@ -10,9 +10,9 @@ import (
 	"github.com/varvefs/varve/whiteout"
 )
 
-// Rename moves a name. Files are brought up first. A directory that a lower
-// layer has a part in gives EXDEV, as it does on overlayfs without redirect_dir:
-// mv(1) and its like copy then. RENAME_NOREPLACE and RENAME_EXCHANGE are honoured.
+// Rename moves a name. What it names is brought up first: a directory alone,
+// without what is in it, and marked with where the layers have it (redirect.go).
+// RENAME_NOREPLACE and RENAME_EXCHANGE are honoured.
 func (fs *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 || whiteout.Reserved(newName) {
 		return fuse.EINVAL
@@ -62,8 +62,7 @@ func (fs *FS) rename(in *fuse.RenameIn, oldName, newName string) (trash string, 
 	return fs.move(from, to)
 }
 
-// raise brings up a directory and, in it, the file name, unless that is a
-// directory itself: whether those can move is for mayRename to say.
+// raise brings up a directory and, in it, name, if it is not "".
 func (fs *FS) raise(id uint64, name string) (*node, error) {
 	r, err := fs.get(id)
 	if err != nil {
@@ -77,18 +76,14 @@ func (fs *FS) raise(id uint64, name string) (*node, error) {
 	if err != nil || !found {
 		return dir, err // not found: told under the lock
 	}
-	if child.n == nil && fs.tree.inode(child.low).kind == unix.S_IFDIR {
-		return dir, nil
-	}
-	if child.n != nil && child.n.isDir() {
-		return dir, nil
+	if fs.opt.NoRedirect && child.low != noInum && fs.tree.inode(child.low).kind == unix.S_IFDIR {
+		return dir, unix.EXDEV
 	}
 	_, err = fs.up(child)
 	return dir, err
 }
 
-// mayRename checks what rename(2) promises, and that a directory is the upper's
-// alone.
+// mayRename checks what rename(2) promises.
 // Preconditions: fs.ns is held for writing.
 func (fs *FS) mayRename(from, to *victim, flags uint32) error {
 	switch {
@@ -98,8 +93,6 @@ func (fs *FS) mayRename(from, to *victim, flags uint32) error {
 		return unix.ENOENT
 	case to.found && flags&unix.RENAME_NOREPLACE != 0:
 		return unix.EEXIST
-	case from.isDir() && fs.hasLower(from.r):
-		return unix.EXDEV
 	case !from.inUpper:
 		return unix.ESTALE // it was brought up, and replaced since
 	case !to.found:
@@ -107,10 +100,6 @@ func (fs *FS) mayRename(from, to *victim, flags uint32) error {
 	}
 	return fs.mayRemove(to, from.isDir())
 }
-
-// hasLower tells whether a layer has a part in a directory.
-// Preconditions: fs.ns is held.
-func (fs *FS) hasLower(r ref) bool { return r.low != noInum }
 
 // move does a rename that replaces at most what may be replaced.
 // Preconditions: fs.ns is held for writing.
@@ -120,11 +109,8 @@ func (fs *FS) move(from, to *victim) (trash string, err error) {
 			return "", err
 		}
 	}
-	if from.isDir() && (to.inLower || to.marker) {
-		// Nothing of what is below the new name may show through.
-		if err := fs.setOpaque(from.dir.fd, from.name); err != nil {
-			return "", err
-		}
+	if err := fs.seal(from, to); err != nil {
+		return "", err
 	}
 	if from.inLower && fs.dialectFor(from.name) == whiteout.OCI && !from.marker {
 		// Before the file leaves: it hides what is below already, so this changes nothing.
@@ -137,6 +123,21 @@ func (fs *FS) move(from, to *victim) (trash string, err error) {
 	}
 	fs.unhide(to.dir.fd, to.name)
 	return trash, fs.noteMove(from, to)
+}
+
+// seal sees to it that a directory will have under its new name what it has
+// under the old: what the layers have for it, and nothing of what they have for
+// the new name.
+func (fs *FS) seal(from, to *victim) error {
+	switch {
+	case !from.isDir():
+		return nil
+	case from.r.low != noInum:
+		return fs.redirect(from)
+	case to.inLower || to.marker:
+		return fs.setOpaque(from.dir.fd, from.name)
+	}
+	return nil
 }
 
 // moveUpper renames in the upper. In the overlay dialect a whiteout stays behind
@@ -215,19 +216,12 @@ func (fs *FS) exchange(a, b *victim) error {
 		switch {
 		case !v.found:
 			return unix.ENOENT
-		case v.isDir() && fs.hasLower(v.r):
-			return unix.EXDEV
 		case !v.inUpper:
 			return unix.ESTALE
 		}
 	}
-	for _, pair := range [][2]*victim{{a, b}, {b, a}} {
-		v, place := pair[0], pair[1]
-		if v.isDir() && (place.inLower || place.marker) {
-			if err := fs.setOpaque(v.dir.fd, v.name); err != nil {
-				return err
-			}
-		}
+	if err := errors.Join(fs.seal(a, b), fs.seal(b, a)); err != nil {
+		return err
 	}
 	if err := at.Rename(a.dir.fd, a.name, b.dir.fd, b.name, unix.RENAME_EXCHANGE); err != nil {
 		return err

@@ -62,6 +62,9 @@ type inode struct {
 
 	loading sync.Mutex // held while the directory is being merged
 	dir     atomic.Pointer[lowerDir]
+	// set before dir:
+	parts []uint16          // the layers that have a part in the directory, top first
+	moved map[uint16]string // where it is in one of them, if not where its name says
 }
 
 // lowerDir is a merged directory: its names, sorted.
@@ -165,13 +168,30 @@ func (t *Tree) path(n Inum) string {
 	return strings.Join(parts, "/")
 }
 
+// pathIn is the place of the directory n below the root of one layer, which
+// differs from path where a directory above it was moved (see redirect.go).
+func (t *Tree) pathIn(n Inum, layer uint16) string {
+	var parts []string
+	for n != 0 {
+		i := t.inode(n)
+		if p, ok := i.moved[layer]; ok {
+			parts = append(parts, p)
+			break
+		}
+		parts = append(parts, i.name)
+		n = i.parent
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
+}
+
 // dirFD opens the directory n as it is in one layer. The caller releases it.
 func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
 	key := fdKey{lowerDirFD, layer, uint64(n)}
 	if o := t.fds.get(key, false); o != nil {
 		return o, nil
 	}
-	fd, err := at.Beneath(t.layers[layer].root, t.path(n), unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := at.Beneath(t.layers[layer].root, t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, stale(err)
 	}

@@ -58,37 +58,78 @@ func (m *merge) layers(layers []uint16) error {
 	if p := m.tree.path(m.dir); p != "" {
 		m.prefix = p + "/"
 	}
-	for k, layer := range layers {
-		opaque, err := m.layer(layer, k < len(layers)-1)
-		if err != nil {
+	i := m.tree.inode(m.dir)
+	for len(layers) > 0 {
+		layer := layers[0]
+		i.parts = append(i.parts, layer)
+		marks, err := m.layer(layer)
+		switch {
+		case err != nil:
 			return err
-		}
-		if opaque {
-			break
+		case marks.opaque:
+			return nil
+		case marks.redirect != "":
+			if layers, err = m.follow(layer, marks.redirect); err != nil {
+				return err
+			}
+		default:
+			layers = layers[1:]
 		}
 	}
 	return nil
 }
 
-// layer adds what one layer says and tells whether it ends the merge.
-func (m *merge) layer(layer uint16, more bool) (opaque bool, err error) {
+// follow finds what a directory of layer continues that was moved.
+func (m *merge) follow(layer uint16, redirect string) ([]uint16, error) {
+	i := m.tree.inode(m.dir)
+	parts, err := m.continues(i, layer, redirect)
+	if err != nil {
+		return nil, err
+	}
+	var layers []uint16
+	for _, p := range parts {
+		if i.moved == nil {
+			i.moved = make(map[uint16]string)
+		}
+		i.moved[p.layer] = p.path
+		layers = append(layers, p.layer)
+	}
+	return layers, nil
+}
+
+// continues resolves a redirect of the directory i in layer.
+func (m *merge) continues(i *inode, layer uint16, redirect string) ([]part, error) {
+	if strings.HasPrefix(redirect, "/") || i.parent == noInum {
+		return m.tree.resolve(layer+1, redirect)
+	}
+	var siblings []part
+	for _, l := range m.tree.inode(i.parent).parts {
+		if l > layer {
+			siblings = append(siblings, part{l, m.tree.pathIn(i.parent, l)})
+		}
+	}
+	return m.tree.step(siblings, redirect)
+}
+
+// layer adds what one layer says and returns what marks the directory there.
+func (m *merge) layer(layer uint16) (marks dirMarks, err error) {
 	dir, err := m.tree.dirFD(layer, m.dir)
 	if err != nil {
-		return false, err
+		return marks, err
 	}
 	defer dir.release()
 	fd, err := at.OpenDir(dir.fd, ".") // with a position of its own
 	if err != nil {
-		return false, err
+		return marks, err
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
 	list, err := whiteout.Read(fd)
 	if err != nil {
-		return false, err
+		return marks, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return false, err
+		return marks, err
 	}
 	for _, e := range list.Entries {
 		m.entry(layer, e, st.Dev)
@@ -96,10 +137,10 @@ func (m *merge) layer(layer uint16, more bool) (opaque bool, err error) {
 	for _, name := range list.Hidden {
 		m.hide(name)
 	}
-	if opaque = list.Opaque; !opaque && more {
-		opaque, err = whiteout.IsOpaque(fd)
+	if int(layer) == len(m.tree.layers)-1 || list.Opaque { // nothing below
+		return dirMarks{opaque: true}, nil
 	}
-	return opaque, err
+	return readMarks(fd)
 }
 
 func (m *merge) entry(layer uint16, e at.Dirent, dev uint64) {

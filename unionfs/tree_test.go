@@ -154,7 +154,9 @@ func TestKernelReadsOurUpper(t *testing.T) {
 	for i, l := range w.lowers {
 		mkdir(t, l, "dir/sub")
 		mkdir(t, l, "gone")
-		for _, name := range []string{"a", "b", "dir/x", "dir/sub/y", fmt.Sprintf("gone/%d", i)} {
+		mkdir(t, l, "two/sub/deep")
+		mkdir(t, l, "three/sub/deep")
+		for _, name := range []string{"a", "b", "dir/x", "dir/sub/y", "two/sub/deep/file", fmt.Sprintf("three/sub/%d", i), fmt.Sprintf("gone/%d", i)} {
 			must(os.WriteFile(filepath.Join(l, name), fmt.Appendf(nil, "%s of %d", name, i), 0o644))
 		}
 	}
@@ -171,18 +173,31 @@ func TestKernelReadsOurUpper(t *testing.T) {
 	require.NoError(t, os.Remove(in("dir/sub/y")))
 	require.NoError(t, os.Mkdir(in("own"), 0o755))
 	require.NoError(t, os.Rename(in("own"), in("a")))
+	require.NoError(t, os.Rename(in("two"), in("gone/moved"))) // a redirect
+	require.NoError(t, os.Rename(in("gone/moved/sub"), in("two")))
 	want := treeOf(t, w.mnt)
+	require.Contains(t, want, "two/deep/file")
 	w.unmount(t)
 
-	data := fmt.Sprintf("lowerdir=%s:%s,upperdir=%s,workdir=%s", w.lowers[0], w.lowers[1], w.upper, w.work)
+	data := fmt.Sprintf("lowerdir=%s:%s,upperdir=%s,workdir=%s,redirect_dir=on", w.lowers[0], w.lowers[1], w.upper, w.work)
 	require.NoError(t, unix.Mount("overlay", w.mnt, "overlay", 0, data))
 	got := treeOf(t, w.mnt)
 	require.NoError(t, os.Remove(in("dir/z"))) // and the other way round
 	require.NoError(t, os.WriteFile(in("dir/k"), []byte("kernel"), 0o600))
+	require.NoError(t, os.Rename(in("three"), in("four"))) // a relative redirect
+	require.NoError(t, os.Rename(in("four/sub"), in("dir/sub3")))
+	require.NoError(t, os.WriteFile(in("dir/sub3/k"), []byte("kernel"), 0o600))
 	byKernel := treeOf(t, w.mnt)
 	require.NoError(t, unix.Unmount(w.mnt, 0))
 	require.Equal(t, want, got)
 
+	w.mount(t, opt)
+	require.Equal(t, byKernel, treeOf(t, w.mnt))
+	w.unmount(t)
+
+	// What the kernel wrote, as a layer.
+	opt.Lowers = append([]Lower{{Path: w.upper}}, opt.Lowers...)
+	opt.Upper, opt.Work = "", ""
 	w.mount(t, opt)
 	require.Equal(t, byKernel, treeOf(t, w.mnt))
 }

@@ -107,7 +107,8 @@ func (fs *FS) settleNamed(n, parent *node, staged *copyup.Staged) error {
 	defer dir.release()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := publish(staged, dir.fd, name); err != nil {
+	if err := keepTimes(dir.fd, func() error { return staged.Publish(dir.fd, name) }); err != nil {
+		staged.Discard()
 		return err
 	}
 	if n.isDir() {
@@ -117,20 +118,6 @@ func (fs *FS) settleNamed(n, parent *node, staged *copyup.Staged) error {
 	}
 	n.addPlace(place{parent, name})
 	return fs.insertLocked(d, &upperEntry{name: name, kind: n.kind, origin: n.low, ino: n.ino, node: n})
-}
-
-// publish puts a copy in its directory, whose times stay: nothing changed in the
-// view.
-func publish(staged *copyup.Staged, dir int, name string) error {
-	var st unix.Stat_t
-	if err := at.Stat(dir, "", &st); err != nil {
-		staged.Discard()
-		return err
-	}
-	if err := staged.Publish(dir, name); err != nil {
-		return err
-	}
-	return at.Utimes(dir, ".", st.Atim, st.Mtim)
 }
 
 // fileUp opens a regular file for writing, bringing it up first. The caller

@@ -106,6 +106,7 @@ func (s *supervisor) mount() error {
 	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), unionfs.Options{
 		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
+		NoRedirect: true, // an image layer can not hold a redirect
 	})
 	return err
 }
