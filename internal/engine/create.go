@@ -47,22 +47,23 @@ func checkName(name string) error {
 	return fmt.Errorf("invalid container name (%s), only %s are allowed", name, rule)
 }
 
-// create records a container and its directory in one change. ready is called
-// with its Spec as soon as the record is durable; create returns a little later,
-// when the database is closed.
-func (e *Engine) create(opt CreateOptions, ready func(Spec)) error {
+// newSpec is what can be said of a container before its image is looked at.
+func newSpec(opt CreateOptions) (Spec, error) {
 	if err := checkName(opt.Name); err != nil {
-		return err
+		return Spec{}, err
 	}
 	mounts, err := parseVolumes(opt.Volumes)
-	if err != nil {
-		return err
-	}
+	return Spec{ID: newID(), Mounts: mounts, Terminal: opt.Terminal, Stdin: opt.Stdin, Remove: opt.Remove}, err
+}
+
+// create records a container and its directory in one change. ready is called as
+// soon as the record is durable; create returns a little later, when the database
+// is closed.
+func (e *Engine) create(spec Spec, opt CreateOptions, ready func()) error {
 	stage, err := e.stageContainer()
 	if err != nil {
 		return err
 	}
-	spec := Spec{ID: newID(), Mounts: mounts, Terminal: opt.Terminal, Stdin: opt.Stdin, Remove: opt.Remove}
 	err = e.update(func(tx *layerdb.Tx) error {
 		image, err := findImage(tx, opt.Image)
 		if err != nil {
@@ -77,7 +78,7 @@ func (e *Engine) create(opt CreateOptions, ready func(Spec)) error {
 		if err := tx.Publish(stage, e.store.ContainerDir(spec.ID)); err != nil {
 			return err
 		}
-		tx.AfterCommit(func() { ready(spec) })
+		tx.AfterCommit(ready)
 		return putContainer(tx, opt, image, &spec)
 	})
 	return errors.Join(err, stage.Discard())

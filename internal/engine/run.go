@@ -19,6 +19,7 @@ type Run struct {
 	Warning error
 
 	child   *runner.Child
+	gate    *os.File   // one byte in it lets the supervisor begin
 	console *os.File   // our end of the socket, nil without a terminal
 	created chan error // what remains of the creation
 }
@@ -32,28 +33,58 @@ func ForwardedSignals() []os.Signal {
 
 // Start creates a container and starts its supervisor, which runs the program
 // with this process's stdin (if asked for), stdout and stderr. The record of the
-// container is durable before the program runs.
+// container is durable before the program runs. To save time the supervisor is
+// started first, and waits at a gate for the record.
 func (e *Engine) Start(opt CreateOptions) (*Run, error) {
-	ready := make(chan Spec, 1)
-	r := &Run{created: make(chan error, 1)}
-	go func() { r.created <- e.create(opt, func(s Spec) { ready <- s }) }()
+	spec, err := newSpec(opt)
+	if err != nil {
+		return nil, err
+	}
+	r := &Run{ID: spec.ID, created: make(chan error, 1)}
+	if err := r.startSupervisor(e.Root(), spec); err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	ready := make(chan struct{})
+	go func() { r.created <- e.create(spec, opt, func() { close(ready) }) }()
 	select {
-	case spec := <-ready:
-		return e.startSupervisor(r, spec)
+	case <-ready:
 	case err := <-r.created:
 		if err != nil {
-			return nil, err
+			return nil, r.giveUp(err)
 		}
 		r.created <- nil // both were ready at once
-		return e.startSupervisor(r, <-ready)
 	}
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
-func (e *Engine) startSupervisor(r *Run, spec Spec) (*Run, error) {
-	r.ID = spec.ID
+// open lets the supervisor begin. One that has ended tells why by its exit code.
+func (r *Run) open() error {
+	_, err := r.gate.Write([]byte{1})
+	err = errors.Join(err, r.gate.Close())
+	if err != nil && !errors.Is(err, unix.EPIPE) {
+		return r.giveUp(fmt.Errorf("let the supervisor begin: %w", err))
+	}
+	return nil
+}
+
+// giveUp ends the supervisor, which sees its gate closed.
+func (r *Run) giveUp(cause error) error {
+	_ = r.gate.Close() // nothing was written, or it is closed already
+	if r.console != nil {
+		_ = r.console.Close() // nothing comes
+	}
+	_, err := r.child.Wait()
+	return errors.Join(cause, err)
+}
+
+// startSupervisor starts it, to wait at its gate.
+func (r *Run) startSupervisor(root string, spec Spec) (err error) {
 	self := runner.Self{
 		Args:          []string{"varve", "supervise", spec.ID},
-		Env:           environ(e.Root()),
+		Env:           environ(root),
 		Stdout:        os.Stdout,
 		Stderr:        os.Stderr,
 		Setsid:        true, // the terminal's Ctrl-C is ours, and we hand it on
@@ -62,34 +93,35 @@ func (e *Engine) startSupervisor(r *Run, spec Spec) (*Run, error) {
 	if spec.Stdin {
 		self.Stdin = os.Stdin
 	}
-	var err error
-	if self.Userns, err = runner.PlanUserns(); err == nil && spec.Terminal {
-		err = r.addConsole(&self)
+	if self.Userns, err = runner.PlanUserns(); err != nil {
+		return err
 	}
-	if err == nil {
-		r.child, err = runner.StartSelf(self)
+	defer func() {
+		for _, f := range self.Files {
+			_ = f.Close() // the child has it, or there is none
+		}
+	}()
+	if err := r.addFiles(&self, spec.Terminal); err != nil {
+		return err
 	}
-	for _, f := range self.Files {
-		_ = f.Close() // the child has it
-	}
-	if err != nil {
-		return nil, e.giveUp(r, spec, fmt.Errorf("start the supervisor: %w", err))
+	if r.child, err = runner.StartSelf(self); err != nil {
+		return err
 	}
 	r.Warning = r.child.Fallback
-	return r, nil
+	return nil
 }
 
-// giveUp removes what can not be started, if it was to be removed anyway.
-func (e *Engine) giveUp(r *Run, spec Spec, cause error) error {
-	err := errors.Join(cause, <-r.created)
-	if spec.Remove {
-		err = errors.Join(err, e.store.RemoveContainer(spec.ID))
+// addFiles makes the gate (descriptor 3 of the supervisor) and, for a terminal,
+// the socket over which it comes (descriptor 4).
+func (r *Run) addFiles(self *runner.Self, terminal bool) error {
+	theirs, gate, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("pipe: %w", err)
 	}
-	return err
-}
-
-// addConsole makes the socket over which the terminal comes.
-func (r *Run) addConsole(self *runner.Self) error {
+	r.gate, self.Files = gate, append(self.Files, theirs)
+	if !terminal {
+		return nil
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,11 +38,15 @@ type supervisor struct {
 // and stderr, waits for its end, and takes everything down again. It returns the
 // exit code of the program; the error, if not nil, is why there is none.
 //
-// With -t the descriptor 3 is a socket, over which the other side of the
-// program's terminal is sent.
+// The descriptor 3 is the gate: a byte comes when the container is recorded, the
+// end when there will be none. With -t the descriptor 4 is a socket, over which
+// the other side of the program's terminal is sent.
 func (e *Engine) Supervise(id string) (code int, err error) {
 	s := &supervisor{engine: e, signals: make(chan os.Signal, 32)}
 	signal.Notify(s.signals, ForwardedSignals()...)
+	if begin, err := waitAtGate(); err != nil || !begin {
+		return codeFailed, err
+	}
 	unix.CloseOnExec(consoleFD) // nothing inside gets it
 	if s.spec, err = e.readSpec(id); err != nil {
 		return codeFailed, err
@@ -53,6 +58,19 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 		code = exitCodeOf(err)
 	}
 	return code, errors.Join(err, s.end(code, err))
+}
+
+// waitAtGate tells whether there is a container to supervise.
+func waitAtGate() (bool, error) {
+	gate := os.NewFile(gateFD, "gate")
+	_, err := io.ReadFull(gate, make([]byte, 1))
+	if errors.Is(err, io.EOF) { // who started this process says why
+		return false, gate.Close()
+	}
+	if err = errors.Join(err, gate.Close()); err != nil {
+		return false, fmt.Errorf("wait at the gate: %w", err)
+	}
+	return true, nil
 }
 
 // exitCodeOf is the exit code that says why a program could not be run.
@@ -186,8 +204,11 @@ func (s *supervisor) end(code int, failure error) error {
 	return errors.Join(append(errs, s.engine.writeState(s.spec.ID, s.state))...)
 }
 
-// consoleFD is the supervisor's end of the socket to the foreground.
-const consoleFD = 3
+// The supervisor's ends of the gate, and of the socket to the foreground.
+const (
+	gateFD    = 3
+	consoleFD = 4
+)
 
 // sendConsole passes a descriptor of the terminal to the foreground.
 func sendConsole(console *os.File) error {
