@@ -3,6 +3,9 @@ package engine
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/varvefs/varve/runner"
 )
@@ -20,6 +23,9 @@ func Inside(root string, args []string) (entered bool, code int, err error) {
 		if root, err = DefaultRoot(); err != nil {
 			return false, 0, err
 		}
+	}
+	if root, err = filepath.Abs(root); err != nil {
+		return false, 0, fmt.Errorf("find the store: %w", err)
 	}
 	code, err = inside(plan, root, args)
 	return true, code, err
@@ -42,5 +48,10 @@ func inside(plan *runner.Userns, root string, args []string) (int, error) {
 }
 
 // environ is this process's environment, but with the store said explicitly: in
-// a user namespace everybody is root, and would look for root's.
-func environ(root string) []string { return append(os.Environ(), "VARVE_ROOT="+root) }
+// a user namespace everybody is root, and would look for root's. Of two values of
+// one name Go takes the first, so the old one goes.
+func environ(root string) []string {
+	const name = "VARVE_ROOT="
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, name) })
+	return append(env, name+root)
+}

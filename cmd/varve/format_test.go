@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/engine"
+	"github.com/varvefs/varve/layerdb"
+)
+
+func TestListFormats(t *testing.T) {
+	rows := []historyRow{{ID: "1", Size: "2B", CreatedBy: "<sh>"}, {ID: "22", Size: "3B"}}
+	for format, want := range map[string]string{
+		"":                      "IMAGE     SIZE\n1         2B\n22        3B\n",
+		"{{.ID}}":               "1\n22\n",
+		`{{.ID}}\t{{.Size}}`:    "1\t2B\n22\t3B\n",
+		"table {{.Size}}":       "SIZE\n2B\n3B\n",
+		"{{json .CreatedBy}}":   "\"\\u003csh\\u003e\"\n\"\"\n",
+		"{{upper .CreatedBy}}.": "<SH>.\n.\n",
+	} {
+		var out bytes.Buffer
+		require.NoError(t, list[historyRow]{table: "{{.ID}}\t{{.Size}}", format: format}.print(&out, rows), format)
+		require.Equal(t, want, out.String(), format)
+	}
+	var out bytes.Buffer
+	require.NoError(t, list[historyRow]{format: "json"}.print(&out, rows[:1]))
+	require.Equal(t, `{"ID":"1","CreatedSince":"","CreatedAt":"","CreatedBy":"<sh>","Size":"2B","Comment":""}`+"\n", out.String())
+	for _, bad := range []string{"{{", "{{.Nonsense}}", "table {{.Nonsense}}"} {
+		require.ErrorContains(t, list[historyRow]{format: bad}.print(&out, rows), "--format", bad)
+	}
+}
+
+func TestEllipsis(t *testing.T) {
+	require.Equal(t, "short", ellipsis("short", 5))
+	require.Equal(t, "longe…", ellipsis("longer text", 6))
+	require.Equal(t, "öäü…", ellipsis("öäüßx", 4))
+}
+
+func TestStatus(t *testing.T) {
+	ago := time.Now().Add(-2 * time.Hour)
+	for want, s := range map[string]engine.State{
+		"Created":                {Status: engine.Created},
+		"Up 2 hours":             {Status: engine.Running, Started: ago},
+		"Exited (3) 2 hours ago": {Status: engine.Exited, ExitCode: 3, Finished: ago},
+		"Exited (137)":           {Status: engine.Exited, ExitCode: 137},
+	} {
+		require.Equal(t, want, status(s))
+	}
+}
+
+func TestPsRows(t *testing.T) {
+	c := engine.ContainerInfo{Container: layerdb.Container{
+		ID: "0123456789abcdef", Name: "n", ImageName: "i:1", Command: []string{"sh", "-c", `echo "a long line of text"`}}}
+	require.Empty(t, psRows([]engine.ContainerInfo{c}, false, false), "it does not run")
+	rows := psRows([]engine.ContainerInfo{c}, true, false)
+	require.Equal(t, "0123456789ab", rows[0].ID)
+	require.Equal(t, `"sh -c echo \"a long …"`, rows[0].Command)
+	rows = psRows([]engine.ContainerInfo{c}, true, true)
+	require.Equal(t, c.ID, rows[0].ID)
+	require.Equal(t, `"sh -c echo \"a long line of text\""`, rows[0].Command)
+}
+
+func TestParseMountOptions(t *testing.T) {
+	opt, err := parseMountOptions([]string{`lowerdir=/a:/b\:c,upperdir=/u\,v`, "workdir=/w,ro"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"/a", "/b:c"}, opt.Lowers)
+	require.Equal(t, "/u,v", opt.Upper)
+	require.Equal(t, "/w", opt.Work)
+	require.True(t, opt.ReadOnly)
+	for _, bad := range []string{"", "nonsense", "upperdir=/u"} {
+		_, err := parseMountOptions([]string{bad})
+		require.Error(t, err, bad)
+	}
+}
+
+func TestExitErrors(t *testing.T) {
+	inner := errors.New("inner")
+	err := fmt.Errorf("outer: %w", exitError{7, inner})
+	var exit exitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 7, exit.code)
+	require.ErrorIs(t, err, inner)
+}

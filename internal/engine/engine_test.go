@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/runner"
+)
+
+func TestMergeEnv(t *testing.T) {
+	require.Equal(t, []string{"A=3", "B=2", "C="}, mergeEnv([]string{"A=1", "B=2"}, nil, []string{"A=3", "C="}))
+	require.Empty(t, mergeEnv())
+}
+
+func TestCallersEnv(t *testing.T) {
+	t.Setenv("HERE", "yes")
+	env, err := callersEnv([]string{"A=b=c", "HERE", "NOT_HERE", "EMPTY="})
+	require.NoError(t, err)
+	require.Equal(t, []string{"A=b=c", "HERE=yes", "EMPTY="}, env)
+	_, err = callersEnv([]string{"=x"})
+	require.Error(t, err)
+}
+
+func TestParseVolume(t *testing.T) {
+	for text, want := range map[string]runner.Mount{
+		"/a:/b":          {Source: "/a", Target: "/b"},
+		"/a/../c:/b/:ro": {Source: "/c", Target: "/b", ReadOnly: true},
+		"/a:/b:rw":       {Source: "/a", Target: "/b"},
+	} {
+		got, err := parseVolume(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, bad := range []string{"", "/a", "a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:x", "/a:/b:ro:z", ":/b", "/a:"} {
+		_, err := parseVolume(bad)
+		require.ErrorContains(t, err, "invalid volume", bad)
+	}
+}
+
+func TestVolumeSourcesAreMade(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a/b")
+	mounts, err := parseVolumes([]string{dir + ":/x"})
+	require.NoError(t, err)
+	require.Len(t, mounts, 1)
+	require.DirExists(t, dir)
+	_, err = parseVolumes([]string{dir + ":/x", "/tmp:/x/"})
+	require.ErrorContains(t, err, "duplicate mount point: /x")
+}
+
+func TestCheckName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"": true, "ab": true, "a.b_c-d": true, "9x": true,
+		"a": false, "-a": false, "a b": false, "a/b": false, "../x": false, "ä1": false, "a\n": false,
+	} {
+		require.Equal(t, ok, checkName(name) == nil, "%q", name)
+	}
+}
+
+func TestInventedNamesAreNames(t *testing.T) {
+	for range 100 {
+		require.NoError(t, checkName(inventName()))
+	}
+}
+
+func TestApplyChanges(t *testing.T) {
+	config := v1.ImageConfig{Env: []string{"A=1"}, WorkingDir: "/srv"}
+	require.NoError(t, applyChanges(&config, []string{
+		`CMD ["a", "b"]`, `entrypoint run it`, `ENV A=2`, `ENV B some words`, `ENV C="quoted words"`, `LABEL k=v`,
+		`WORKDIR sub`, `USER 5:6`, `EXPOSE 80/tcp`, `VOLUME /data`, `STOPSIGNAL SIGINT`,
+	}))
+	require.Equal(t, v1.ImageConfig{
+		Cmd: []string{"a", "b"}, Entrypoint: []string{"/bin/sh", "-c", "run it"},
+		Env:    []string{"A=2", "B=some words", "C=quoted words"},
+		Labels: map[string]string{"k": "v"}, WorkingDir: "/srv/sub", User: "5:6",
+		ExposedPorts: map[string]struct{}{"80/tcp": {}}, Volumes: map[string]struct{}{"/data": {}}, StopSignal: "SIGINT",
+	}, config)
+	for _, bad := range []string{"", "CMD", "RUN x", "FROM y", "ENV"} {
+		require.Error(t, applyChanges(&config, []string{bad}), bad)
+	}
+}
+
+func TestHostImageIsTheSameAlways(t *testing.T) {
+	l1, i1, err := hostImage()
+	require.NoError(t, err)
+	l2, i2, err := hostImage()
+	require.NoError(t, err)
+	require.Equal(t, l1, l2)
+	require.Equal(t, i1, i2)
+	require.True(t, isHost("host"))
+	require.True(t, isHost("docker.io/library/host:latest"))
+	require.False(t, isHost("host:1"))
+	require.False(t, isHost("me/host"))
+}
+
+func TestHostLowerHasNoLoops(t *testing.T) {
+	base := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(base, "real"), 0o700))
+	require.NoError(t, os.Symlink("real", filepath.Join(base, "link")))
+	e, err := Open(filepath.Join(base, "link/store"))
+	require.NoError(t, err)
+	l := e.hostLower()
+	require.Equal(t, "/", l.Path)
+	require.Subset(t, l.Cut, []string{"proc", "sys", "dev", (base + "/real/store")[1:], (base + "/link/store")[1:]})
+}
+
+func TestStateOfADeadSupervisor(t *testing.T) {
+	e, err := Open(filepath.Join(t.TempDir(), "store"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(e.store.ContainerDir("c"), 0o700))
+	s, err := e.readState("c")
+	require.NoError(t, err)
+	require.Equal(t, State{Status: Created}, s, "nobody has begun")
+
+	start, err := runner.ProcessStartTime(os.Getpid())
+	require.NoError(t, err)
+	alive := State{Status: Running, Supervisor: Proc{os.Getpid(), start}, Started: time.Now().UTC().Round(0)}
+	require.NoError(t, e.writeState("c", alive))
+	s, err = e.readState("c")
+	require.NoError(t, err)
+	require.Equal(t, alive, s)
+	require.True(t, s.busy())
+
+	other := alive
+	other.Supervisor.Start++ // the number was given to another process
+	require.NoError(t, e.writeState("c", other))
+	s, err = e.readState("c")
+	require.NoError(t, err)
+	require.Equal(t, Exited, s.Status)
+	require.Equal(t, 137, s.ExitCode)
+	require.False(t, s.busy())
+	require.NoError(t, s.Supervisor.kill(), "and that process is not killed")
+
+	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), stateName), []byte("{torn"), 0o600))
+	_, err = e.readState("c")
+	require.ErrorContains(t, err, "state")
+}
+
+func TestConfigOfAChain(t *testing.T) {
+	top := layerdb.Layer{DiffID: "sha256:top", Comment: "t"}
+	empty := layerdb.Layer{Empty: true, CreatedBy: "ENV"}
+	low := layerdb.Layer{DiffID: "sha256:low", Comment: "l"}
+	config := configOf([]layerdb.Layer{top, empty, low})
+	require.Equal(t, []digest.Digest{"sha256:low", "sha256:top"}, config.RootFS.DiffIDs)
+	require.Len(t, config.History, 3)
+	require.Equal(t, "l", config.History[0].Comment, "lowest first")
+	require.True(t, config.History[1].EmptyLayer)
+}
+
+func TestDefaultRoot(t *testing.T) {
+	t.Setenv("VARVE_ROOT", "/x")
+	root, err := DefaultRoot()
+	require.NoError(t, err)
+	require.Equal(t, "/x", root)
+}
