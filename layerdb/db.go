@@ -101,7 +101,9 @@ func (s *Store) updateLocked(tx *Tx, fn func(*Tx) error) error {
 
 func (s *Store) openForWriting() (*badger.DB, error) {
 	opt := s.badgerOptions()
-	opt.CompactL0OnClose = s.tables() >= compactAt
+	count, size := s.tables()
+	// A large database has a table a megabyte or two, whatever one does.
+	opt.CompactL0OnClose = count-int(size>>20) >= compactAt
 	db, err := badger.Open(opt)
 	if err != nil {
 		return nil, fmt.Errorf("store %s: open the database: %w", s.root, err)
@@ -109,20 +111,19 @@ func (s *Store) openForWriting() (*badger.DB, error) {
 	return db, nil
 }
 
-// tables counts the table files, beyond those that a large database must have.
-func (s *Store) tables() int {
+// tables counts the table files and their bytes.
+func (s *Store) tables() (count int, size int64) {
 	list, err := os.ReadDir(s.path(dbName))
 	if err != nil {
-		return 0 // opening it will say so
+		return 0, 0 // opening it will say so
 	}
-	count, size := 0, int64(0)
 	for _, e := range list {
 		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".sst") {
 			count++
 			size += info.Size()
 		}
 	}
-	return count - int(size>>20)
+	return count, size
 }
 
 // View runs fn in one transaction that only reads. Several processes may read at

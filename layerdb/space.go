@@ -8,10 +8,11 @@ import (
 )
 
 // badger writes through mappings of its files, where a full disk is not an error
-// but SIGBUS. So nothing is opened unless this much is free: twice what one
-// transaction and one compaction of a full memtable may write.
+// but SIGBUS. So nothing is opened unless there is room for what a transaction of
+// the largest size writes (its log, its table and the manifest: 4 MiB), and for
+// all tables once more, if they are merged.
 const (
-	minFree   = 16 << 20
+	minFree   = 4 << 20
 	minInodes = 64
 )
 
@@ -21,10 +22,11 @@ func (s *Store) checkSpace() error {
 	if err := unix.Statfs(s.root, &st); err != nil {
 		return fmt.Errorf("store %s: statfs: %w", s.root, err)
 	}
-	free := st.Bavail * uint64(st.Bsize)
-	if free < minFree {
-		return fmt.Errorf("store %s: %w: %s free, %s needed; remove containers or images elsewhere, or use another --root",
-			s.root, ErrNoSpace, units.BytesSize(float64(free)), units.BytesSize(minFree))
+	_, size := s.tables()
+	free, need := st.Bavail*uint64(st.Bsize), uint64(minFree+size)
+	if free < need {
+		return fmt.Errorf("store %s: %w: %s free, %s needed; remove containers, which needs none, or use another --root",
+			s.root, ErrNoSpace, units.BytesSize(float64(free)), units.BytesSize(float64(need)))
 	}
 	if st.Files > 0 && st.Ffree < minInodes { // btrfs and others do not count inodes
 		return fmt.Errorf("store %s: %w: %d inodes free, %d needed", s.root, ErrNoSpace, st.Ffree, minInodes)

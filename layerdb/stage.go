@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -172,37 +171,51 @@ func (s *Store) collectTrash(tx *Tx, failed error) ([]*Stage, error) {
 	if failed != nil {
 		list = tx.published
 	}
-	if len(list) == 0 {
-		return nil, nil
+	var stages []*Stage
+	var errs []error
+	for _, dir := range list {
+		st, err := s.trash(dir)
+		if st != nil {
+			stages = append(stages, st)
+		}
+		errs = append(errs, err)
 	}
-	st, err := s.trash(list)
-	return []*Stage{st}, err
+	return stages, errors.Join(errs...)
 }
 
-// trash moves the directories into a new stage. One that is not there is none.
-func (s *Store) trash(dirs []string) (*Stage, error) {
-	st, err := s.Stage("trash")
+// trash makes a stage of a directory in layers/ or containers/, nil if it is not
+// there or another process is at it. It makes nothing new, so it works on a full
+// disk.
+func (s *Store) trash(dir string) (*Stage, error) {
+	fd, err := lockStage(dir)
+	if errors.Is(err, errSwept) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("remove %s: %w", dir, err)
 	}
-	var errs []error
-	for i, dir := range dirs {
-		s.hook("trash: before rename")
-		err := at.Rename(at.CWD, dir, at.CWD, filepath.Join(st.path, strconv.Itoa(i)), 0)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", dir, err))
-		}
+	s.hook("trash: before rename")
+	// The names differ in all three places, and one that a crash left is rubbish.
+	st := &Stage{path: s.path(tmpName, "trash-"+filepath.Base(dir)), fd: fd}
+	err = at.RemoveAll(at.CWD, st.path)
+	if err == nil {
+		err = at.Rename(at.CWD, dir, at.CWD, st.path, 0)
 	}
-	return st, errors.Join(errs...)
+	if err != nil {
+		st.close()
+		return nil, fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return st, nil
 }
 
 // RemoveContainer removes the directory of a container at one stroke, and with
 // it the container: the record is void from then on, and the next Update drops
-// it. It costs no opening of the database, which matters to short runs. A
-// container that is not there is no error.
+// it. It costs no opening of the database, which matters to short runs, and needs
+// no space, which matters on a full disk. A container that is not there is no
+// error.
 func (s *Store) RemoveContainer(id string) error {
-	st, err := s.trash([]string{s.ContainerDir(id)})
-	if err != nil {
+	st, err := s.trash(s.ContainerDir(id))
+	if st == nil {
 		return err
 	}
 	s.hook("remove container: renamed")

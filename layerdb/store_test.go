@@ -128,17 +128,22 @@ func TestFullDiskIsASentence(t *testing.T) {
 		t.Skip("mounting a small tmpfs needs root")
 	}
 	dir := t.TempDir()
-	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m,mode=700"))
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=12m,mode=700"))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
 	s, err := Open(dir, Options{})
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, tmpName, "ballast"), make([]byte, 12<<20), 0o600))
+	require.NoError(t, s.Update(func(tx *Tx) error {
+		return stageContainer(t, s, tx, Container{ID: "aa", Name: "n", Top: stageLayer(t, s, tx, nil, "l").ID})
+	}))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, tmpName, "ballast"), make([]byte, 8<<20), 0o600))
 	err = s.Update(func(*Tx) error { t.Fatal("opened on a full disk"); return nil })
 	require.ErrorIs(t, err, ErrNoSpace)
-	require.ErrorContains(t, err, "16MiB needed")
+	require.ErrorContains(t, err, "MiB needed")
 	require.NoError(t, s.View(func(*Tx) error { return nil }), "reading needs no space")
 	_, err = Open(filepath.Join(dir, tmpName, "new"), Options{})
 	require.ErrorIs(t, err, ErrNoSpace)
+	require.NoError(t, s.RemoveContainer("aa"), "and so does removing")
+	require.NoDirExists(t, s.ContainerDir("aa"))
 }
 
 func TestFailedUpdateChangesNothing(t *testing.T) {

@@ -35,14 +35,16 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	if err := end(state); err != nil {
 		return err
 	}
+	// The directory goes first: that is the removal, and works on a full disk,
+	// where the rest has to wait for the next change of the store.
+	if err := e.finish(e.store.RemoveContainer(c.ID)); err != nil {
+		return err
+	}
 	err = e.update(func(tx *layerdb.Tx) error {
-		if err := tx.DeleteContainer(c.ID); err != nil {
-			return err
-		}
 		_, _, err := tx.Collect()
 		return err
 	})
-	if errors.Is(err, layerdb.ErrNoSuchContainer) { // --rm was faster
+	if errors.Is(err, layerdb.ErrNoSpace) {
 		return nil
 	}
 	return err

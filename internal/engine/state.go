@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,8 +113,25 @@ func (e *Engine) writeState(id string, s State) error {
 	if err = os.WriteFile(name+".new", raw, 0o600); err == nil {
 		err = os.Rename(name+".new", name)
 	}
+	if errors.Is(err, unix.ENOSPC) {
+		err = overwrite(name, raw)
+	}
 	if err != nil {
 		return fmt.Errorf("write the container's state: %w", err)
 	}
 	return nil
+}
+
+// overwrite writes raw over a small file that is there, in one call and without
+// new space; blanks fill what is left of the old, which JSON allows.
+func overwrite(name string, raw []byte) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if info, err := f.Stat(); err == nil && info.Size() > int64(len(raw)) {
+		raw = append(raw, bytes.Repeat([]byte{' '}, int(info.Size())-len(raw))...)
+	}
+	_, err = f.WriteAt(raw, 0)
+	return errors.Join(err, f.Close(), os.Remove(name+".new"))
 }
