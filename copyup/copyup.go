@@ -55,6 +55,16 @@ func Stage(job Job) (*Staged, error) {
 	return &Staged{job}, nil
 }
 
+// Link gives the copy a further name, for a file that has several, before it is
+// published. What is there already is not replaced: that gives EEXIST.
+func (s *Staged) Link(dir int, name string) error {
+	err := s.job.step("link", func() error { return at.Link(s.job.Work, s.job.Temp, dir, name) })
+	if err != nil {
+		return fmt.Errorf("copy up %q: %w", s.job.LowerName, err)
+	}
+	return nil
+}
+
 // Publish puts the copy in its place, name in the directory behind dir, in one
 // step. What is there already is not replaced: that gives EEXIST, and the copy
 // is discarded.

@@ -187,7 +187,7 @@ func (fs *FS) childLocked(n *node, name string) (ref, bool, error) {
 	if !ok || err != nil {
 		return ref{}, false, err
 	}
-	return ref{fs.nodes.slot(low).node.Load(), low}, true, nil
+	return fs.lowerRef(low)
 }
 
 // adopt makes the record of a file that is found in the upper.

@@ -35,6 +35,9 @@ type FS struct {
 	overflowGID uint32
 	tempCount   atomic.Uint64
 
+	adopted  sync.Once // all directories of the upper, see adoptAll
+	adoptErr error
+
 	// ns orders what takes names away (unlink, rmdir, rename: for writing) against
 	// everything that finds a file by its name (for reading).
 	ns sync.RWMutex

@@ -55,7 +55,7 @@ func (fs *FS) child(parent ref, name string) (ref, bool, error) {
 		if err != nil || !ok {
 			return ref{}, false, err
 		}
-		return ref{fs.nodes.slot(low).node.Load(), low}, true, nil
+		return fs.lowerRef(low)
 	}
 	if !parent.n.isDir() {
 		return ref{}, false, unix.ENOTDIR
@@ -63,6 +63,15 @@ func (fs *FS) child(parent ref, name string) (ref, bool, error) {
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	return fs.childLocked(parent.n, name)
+}
+
+// lowerRef is the ref of a lower file, whichever of its names low is.
+func (fs *FS) lowerRef(low Inum) (ref, bool, error) {
+	low, err := fs.tree.canon(low)
+	if err != nil {
+		return ref{}, false, err
+	}
+	return ref{fs.nodes.slot(low).node.Load(), low}, true, nil
 }
 
 func (fs *FS) fillEntry(r ref, out *fuse.EntryOut) error {

@@ -115,7 +115,9 @@ func fillLayers(rt *rapid.T, w *world) {
 				continue // a file is in the way
 			}
 			dir, name := filepath.Split(p)
-			switch rapid.IntRange(0, 9).Draw(rt, "kind") {
+			switch rapid.IntRange(0, 10).Draw(rt, "kind") {
+			case 6:
+				linkSomething(root, p)
 			case 0:
 				_ = os.Mkdir(p, 0o750)
 			case 1:
@@ -140,6 +142,16 @@ func fillLayers(rt *rapid.T, w *world) {
 			}
 		}
 	}
+}
+
+// linkSomething makes p a hard link to the first regular file of the layer.
+func linkSomething(root, p string) {
+	_ = filepath.WalkDir(root, func(have string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && !whiteout.Reserved(d.Name()) && os.Link(have, p) == nil {
+			return fs.SkipAll
+		}
+		return err
+	})
 }
 
 // both does the same on the view and on the plain directory, and compares what
@@ -516,6 +528,7 @@ func hashTrees(rt require.TestingT, roots []string) map[string]string {
 // copyTree makes dst a copy of src, attributes included.
 func copyTree(rt require.TestingT, src, dst string) {
 	require.NoError(rt, os.Mkdir(dst, 0o755))
+	linked := map[uint64]string{}
 	err := filepath.WalkDir(src, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || p == src {
 			return err
@@ -528,6 +541,12 @@ func copyTree(rt require.TestingT, src, dst string) {
 		var st unix.Stat_t
 		if err := unix.Lstat(p, &st); err != nil {
 			return err
+		}
+		if first, ok := linked[st.Ino]; ok {
+			return os.Link(first, to)
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			linked[st.Ino] = to
 		}
 		switch d.Type() {
 		case fs.ModeDir:

@@ -29,12 +29,30 @@ func (fs *FS) remove(parent uint64, name string, isDir bool) error {
 	if err != nil {
 		return err
 	}
+	if err := fs.upIfLinked(dir, name); err != nil {
+		return err
+	}
 	trash, err := fs.removeFrom(dir, name, isDir)
 	if trash != "" {
 		// What is left of a directory that is gone from the view; what can not be
 		// removed now is swept at the next mount.
 		_ = at.RemoveAll(fs.work, trash)
 	}
+	return err
+}
+
+// upIfLinked brings up a lower file that has other names, too: so the count of
+// those that stay is right, also in the next mount.
+func (fs *FS) upIfLinked(dir *node, name string) error {
+	child, found, err := fs.child(ref{dir, dir.low}, name)
+	if err != nil || !found || child.low == noInum || (child.n != nil && child.n.upper.Load()) {
+		return err // not found: told under the lock
+	}
+	names, err := fs.tree.names(child.low)
+	if err != nil || len(names) == 1 {
+		return err
+	}
+	_, err = fs.up(child)
 	return err
 }
 

@@ -34,9 +34,12 @@ func (fs *FS) rename(in *fuse.RenameIn, oldName, newName string) (trash string, 
 		return "", err
 	}
 	if in.Flags&unix.RENAME_EXCHANGE != 0 {
-		if newDir, err = fs.raise(in.Newdir, newName); err != nil {
-			return "", err
-		}
+		_, err = fs.raise(in.Newdir, newName)
+	} else {
+		err = fs.upIfLinked(newDir, newName) // it loses a name
+	}
+	if err != nil {
+		return "", err
 	}
 	fs.ns.Lock()
 	defer fs.ns.Unlock()

@@ -22,6 +22,10 @@ type Lower struct {
 	// never opened: for loops (a store or a mount point inside the layer) and for
 	// places that are somebody else's (/proc of a running machine).
 	Cut []string
+	// Live says that these are the files of a running machine: too many to look
+	// through for the other names of a hard link. Each name of one is then brought
+	// up by itself, as overlayfs does, and changes stay with the name.
+	Live bool
 }
 
 // Inum numbers the files of a [Tree], from 0, the root. It stays the same while
@@ -39,6 +43,7 @@ type Tree struct {
 	layers []layer
 	fds    *fdCache
 	devs   devTable
+	links  linkTable
 
 	mu     sync.RWMutex
 	inodes []*inode
@@ -47,6 +52,7 @@ type Tree struct {
 type layer struct {
 	root int
 	cut  map[string]bool
+	live bool
 }
 
 // inode is one file of the merged tree. All but the marked fields are set
@@ -114,7 +120,7 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 		for _, c := range l.Cut {
 			cut[strings.Trim(filepath.Clean("/"+c), "/")] = true
 		}
-		t.layers = append(t.layers, layer{fd, cut})
+		t.layers = append(t.layers, layer{fd, cut, l.Live})
 		root.layers = append(root.layers, uint16(i))
 	}
 	t.inodes = []*inode{root}
@@ -234,8 +240,13 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 		return nil, fmt.Errorf("%q changed its type: %w", i.name, unix.ESTALE)
 	}
 	st.Ino = t.devs.ino(st.Dev, st.Ino)
-	if len(i.layers) > 1 {
+	switch {
+	case len(i.layers) > 1:
 		st.Nlink = 1 // merged: nobody has counted its subdirectories
+	case st.Nlink > 1 && i.kind != unix.S_IFDIR:
+		if err := t.countLinks(i, st); err != nil {
+			return nil, err
+		}
 	}
 	i.stat.Store(st)
 	return st, nil

@@ -28,9 +28,7 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 	if fs.tree.inode(n.low).cut {
 		return nil, fmt.Errorf("%q was cut out of the layer: %w", fs.tree.path(n.low), unix.EROFS)
 	}
-	// A lower file's parent is a lower directory: those are never moved.
-	parentLow := fs.tree.inode(n.low).parent
-	parent, err := fs.up(ref{fs.nodes.slot(parentLow).node.Load(), parentLow})
+	names, err := fs.placesFor(n)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +41,32 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n, fs.settle(n, parent, staged)
+	return n, fs.settle(n, names, staged)
+}
+
+// placesFor brings up the directories that a lower file has names in, and returns
+// its places. A name that was looked up is in the directory of its lower parent,
+// wherever that is now; where the other names of a hard link are has to be found.
+func (fs *FS) placesFor(n *node) ([]place, error) {
+	names, err := fs.tree.names(n.low)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 1 {
+		if names, err = fs.visible(names); err != nil {
+			return nil, err
+		}
+	}
+	var places []place
+	for _, name := range names {
+		i := fs.tree.inode(name)
+		parent, err := fs.up(ref{fs.nodes.slot(i.parent).node.Load(), i.parent})
+		if err != nil {
+			return nil, err
+		}
+		places = append(places, place{parent, i.name})
+	}
+	return places, nil
 }
 
 // stage makes the copy of a lower file in the work directory.
@@ -71,12 +94,17 @@ func chownRefused(err error) bool {
 	return opOf(err) == "chown" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL))
 }
 
-// settle puts the copy in its place, unless the name was removed meanwhile: then
+// settle puts the copy in its places, unless the name was removed meanwhile: then
 // the file lives on without one, for those who have it open.
-func (fs *FS) settle(n, parent *node, staged *copyup.Staged) error {
+func (fs *FS) settle(n *node, places []place, staged *copyup.Staged) error {
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
-	if fs.nodes.slot(n.low).gone.Load() {
+	places, err := fs.shown(places)
+	if err != nil {
+		staged.Discard()
+		return err
+	}
+	if fs.nodes.slot(n.low).gone.Load() || len(places) == 0 {
 		fd, err := staged.Nameless()
 		if err != nil {
 			return err
@@ -84,7 +112,7 @@ func (fs *FS) settle(n, parent *node, staged *copyup.Staged) error {
 		n.mu.Lock()
 		n.pinned = fd
 		n.mu.Unlock()
-	} else if err := fs.settleNamed(n, parent, staged); err != nil {
+	} else if err := fs.settleNamed(n, places, staged); err != nil {
 		return err
 	}
 	n.upper.Store(true)
@@ -92,32 +120,90 @@ func (fs *FS) settle(n, parent *node, staged *copyup.Staged) error {
 	return nil
 }
 
-func (fs *FS) settleNamed(n, parent *node, staged *copyup.Staged) error {
-	name := fs.tree.inode(n.low).name
-	d, err := fs.loadDir(parent)
-	if err != nil {
-		staged.Discard()
-		return err
+// shown leaves out the places where the upper has something else, or a whiteout.
+// Preconditions: fs.ns is held for reading.
+func (fs *FS) shown(places []place) (list []place, err error) {
+	for _, p := range places {
+		d, err := fs.loadDir(p.dir)
+		if err != nil {
+			return nil, err
+		}
+		d.mu.RLock()
+		if d.entries[p.name] == nil && !d.removed {
+			list = append(list, p)
+		}
+		d.mu.RUnlock()
 	}
-	dir, err := fs.upperFD(parent)
-	if err != nil {
-		staged.Discard()
-		return err
-	}
-	defer dir.release()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := keepTimes(dir.fd, func() error { return staged.Publish(dir.fd, name) }); err != nil {
-		staged.Discard()
-		return err
+	return list, nil
+}
+
+// settleNamed gives the copy all its names: first the further ones, which can be
+// taken back, then the first, by which it leaves the work directory.
+// Preconditions: fs.ns is held for reading.
+func (fs *FS) settleNamed(n *node, places []place, staged *copyup.Staged) error {
+	for k := len(places) - 1; k >= 0; k-- {
+		publish := staged.Link
+		if k == 0 {
+			publish = staged.Publish
+		}
+		if err := fs.settleIn(n, places[k], publish); err != nil {
+			staged.Discard()
+			return errors.Join(err, fs.takeBack(places[k+1:]))
+		}
 	}
 	if n.isDir() {
 		n.dir.mu.Lock()
 		n.dir.loaded = false // the upper has its say from now on
 		n.dir.mu.Unlock()
 	}
-	n.addPlace(place{parent, name})
-	return fs.insertLocked(d, &upperEntry{name: name, kind: n.kind, origin: n.low, ino: n.ino, node: n})
+	return fs.enterAll(n, places)
+}
+
+func (fs *FS) settleIn(n *node, p place, publish func(dir int, name string) error) error {
+	dir, err := fs.upperFD(p.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.release()
+	p.dir.dir.mu.Lock()
+	defer p.dir.dir.mu.Unlock()
+	return keepTimes(dir.fd, func() error { return publish(dir.fd, p.name) })
+}
+
+// takeBack removes names that were given to a copy that then could not be settled.
+func (fs *FS) takeBack(places []place) (err error) {
+	for _, p := range places {
+		dir, dirErr := fs.upperFD(p.dir)
+		if dirErr != nil {
+			err = errors.Join(err, dirErr)
+			continue
+		}
+		err = errors.Join(err, keepTimes(dir.fd, func() error { return at.Unlink(dir.fd, p.name) }))
+		dir.release()
+	}
+	return err
+}
+
+// enterAll notes a file that came up in its directories.
+func (fs *FS) enterAll(n *node, places []place) error {
+	for _, p := range places {
+		n.addPlace(p)
+		p.dir.dir.mu.Lock()
+		err := fs.insertLocked(p.dir.dir, &upperEntry{name: p.name, kind: n.kind, origin: n.low, ino: n.ino, node: n})
+		p.dir.dir.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	if len(places) == 1 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := fs.atUpper(n, func(dir int, name string) error { return at.Stat(dir, name, &st) }); err != nil {
+		return err
+	}
+	fs.nodes.shared(n, st.Ino)
+	return nil
 }
 
 // fileUp opens a regular file for writing, bringing it up first. The caller

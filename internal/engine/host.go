@@ -79,7 +79,7 @@ func (e *Engine) hostLower() unionfs.Lower {
 	for _, root := range []string{e.Root(), realPath(e.Root())} {
 		cut = append(cut, strings.TrimPrefix(root, "/"))
 	}
-	return unionfs.Lower{Path: "/", Cut: cut}
+	return unionfs.Lower{Path: "/", Cut: cut, Live: true}
 }
 
 // realPath is the path without symbolic links, as far as it can be told.

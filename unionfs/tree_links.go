@@ -1,0 +1,114 @@
+package unionfs
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A lower file with several names has one number, and so one node: that of the
+// name that was found first. The other names are only searched for, all over the
+// tree, when they matter: when the file is brought up, so that its names stay
+// together, and to count them where a layer above may hide some.
+
+// linkTable knows the lower files that have several names.
+type linkTable struct {
+	mu   sync.Mutex
+	one  map[linkKey]Inum // the number that stands for all names
+	scan sync.Once
+	err  error // of the scan
+	all  map[linkKey][]Inum
+}
+
+// linkKey is a file on the disk, whatever its name: its layer and its inode
+// number, made unique over devices.
+type linkKey struct {
+	layer uint16
+	ino   uint64
+}
+
+// canon returns the number that stands for all names of n.
+func (t *Tree) canon(n Inum) (Inum, error) {
+	i := t.inode(n)
+	if i.kind == unix.S_IFDIR || t.layers[i.layers[0]].live {
+		return n, nil
+	}
+	st, err := t.Stat(n)
+	if err != nil || st.Nlink <= 1 {
+		return n, err
+	}
+	t.links.mu.Lock()
+	defer t.links.mu.Unlock()
+	key := linkKey{i.layers[0], st.Ino}
+	if one, ok := t.links.one[key]; ok {
+		return one, nil
+	}
+	if t.links.one == nil {
+		t.links.one = make(map[linkKey]Inum)
+	}
+	t.links.one[key] = n
+	return n, nil
+}
+
+// names returns the numbers of all names of n that the tree shows, n among them.
+func (t *Tree) names(n Inum) ([]Inum, error) {
+	i := t.inode(n)
+	st, err := t.Stat(n)
+	if err != nil {
+		return nil, err
+	}
+	if st.Nlink <= 1 || i.kind == unix.S_IFDIR || t.layers[i.layers[0]].live {
+		return []Inum{n}, nil
+	}
+	return t.namesOf(n, linkKey{i.layers[0], st.Ino})
+}
+
+func (t *Tree) namesOf(n Inum, key linkKey) ([]Inum, error) {
+	t.links.scan.Do(func() { t.links.all, t.links.err = t.scanLinks() })
+	if names := t.links.all[key]; len(names) > 0 || t.links.err != nil {
+		return names, t.links.err
+	}
+	return []Inum{n}, nil // its other names are hidden, or outside the layer
+}
+
+// countLinks corrects the link count of a file whose other names may be hidden.
+func (t *Tree) countLinks(i *inode, st *unix.Stat_t) error {
+	layer := i.layers[0]
+	if layer == 0 || t.layers[layer].live {
+		return nil // nothing is above that could hide a name
+	}
+	names, err := t.namesOf(noInum, linkKey{layer, st.Ino})
+	st.Nlink = uint64(max(len(names), 1))
+	return err
+}
+
+// scanLinks reads all directories and returns the files of several names. It
+// goes by the inode numbers in the directories, and asks for no attributes.
+func (t *Tree) scanLinks() (map[linkKey][]Inum, error) {
+	first := make(map[linkKey]Inum)
+	all := make(map[linkKey][]Inum)
+	dirs := []Inum{0}
+	for len(dirs) > 0 {
+		n := dirs[len(dirs)-1]
+		dirs = dirs[:len(dirs)-1]
+		d, err := t.load(n)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range d.names {
+			if e.kind == unix.S_IFDIR {
+				dirs = append(dirs, e.inum)
+				continue
+			}
+			key := linkKey{t.inode(e.inum).layers[0], e.ino}
+			if one, ok := first[key]; !ok {
+				first[key] = e.inum
+			} else if all[key] == nil {
+				all[key] = []Inum{one, e.inum}
+			} else {
+				all[key] = append(all[key], e.inum)
+			}
+		}
+	}
+	return all, nil
+}
