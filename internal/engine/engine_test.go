@@ -3,6 +3,7 @@ package engine
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,8 +139,21 @@ func TestStateOfADeadSupervisor(t *testing.T) {
 	require.NoError(t, s.Supervisor.kill(), "and that process is not killed")
 
 	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), stateName), []byte("{torn"), 0o600))
-	_, err = e.readState("c")
-	require.ErrorContains(t, err, "state")
+	s, err = e.readState("c")
+	require.NoError(t, err, "a power failure must not hide the other containers")
+	require.Equal(t, State{Status: Exited, ExitCode: 137}, s)
+}
+
+func TestOverwriteNeedsNoNewFile(t *testing.T) {
+	e, err := Open(filepath.Join(t.TempDir(), "store"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(e.store.ContainerDir("c"), 0o700))
+	long := State{Status: Running, Error: strings.Repeat("long ", 50), Init: Proc{1, 2}}
+	require.NoError(t, e.writeState("c", long))
+	require.NoError(t, overwrite(filepath.Join(e.store.ContainerDir("c"), stateName), []byte(`{"status":"exited","exit_code":3}`)))
+	s, err := e.readState("c")
+	require.NoError(t, err)
+	require.Equal(t, State{Status: Exited, ExitCode: 3}, s)
 }
 
 func TestConfigOfAChain(t *testing.T) {

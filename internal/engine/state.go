@@ -86,11 +86,11 @@ func (e *Engine) readState(id string) (State, error) {
 	if errors.Is(err, fs.ErrNotExist) { // the supervisor has not begun
 		return s, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(raw, &s)
-	}
 	if err != nil {
 		return s, fmt.Errorf("read the container's state: %w", err)
+	}
+	if json.Unmarshal(raw, &s) != nil { // torn by a power failure, which ended it, too
+		return State{Status: Exited, ExitCode: killed}, nil
 	}
 	if s.Status == Running && !s.Supervisor.alive() {
 		s.Status, s.ExitCode = Exited, killed
@@ -133,5 +133,6 @@ func overwrite(name string, raw []byte) error {
 		raw = append(raw, bytes.Repeat([]byte{' '}, int(info.Size())-len(raw))...)
 	}
 	_, err = f.WriteAt(raw, 0)
-	return errors.Join(err, f.Close(), os.Remove(name+".new"))
+	_ = os.Remove(name + ".new") // what there was no room for, if it was made at all
+	return errors.Join(err, f.Close())
 }
