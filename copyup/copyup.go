@@ -24,6 +24,9 @@ type Job struct {
 	// not exist yet.
 	Work int
 	Temp string
+	// Ino, if not 0, is noted on the copy as the inode number that it is to be
+	// shown with (see [Ino]), where the file system and the kind of file allow it.
+	Ino uint64
 	// KeepOwner leaves the copy to whoever makes it: for those who may not chown.
 	KeepOwner bool
 	// Empty makes a regular file without its data, for one that is about to be
@@ -154,6 +157,11 @@ func (j *Job) dress() error {
 	}
 	if err := j.step("xattrs", j.copyXattrs); err != nil {
 		return err
+	}
+	if j.Ino != 0 {
+		if err := j.step("ino", j.noteIno); err != nil {
+			return err
+		}
 	}
 	return j.step("times", func() error {
 		return at.Utimes(j.Work, j.Temp, j.Stat.Atim, j.Stat.Mtim)

@@ -233,3 +233,19 @@ func TestNamelessAndEmpty(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
+
+func TestInoIsNoted(t *testing.T) {
+	p := newPlace(t)
+	for _, name := range p.kinds(t) {
+		require.Zero(t, Ino(p.lower, name))
+		job := p.job(t, name)
+		job.Ino = 1<<60 + 7
+		staged, err := Stage(job)
+		require.NoError(t, err)
+		require.NoError(t, staged.Publish(p.upper, name))
+		p.requireSame(t, name)
+		if kind := job.Stat.Mode & unix.S_IFMT; os.Geteuid() == 0 || kind == unix.S_IFREG || kind == unix.S_IFDIR {
+			require.Equal(t, job.Ino, Ino(p.upper, name), name)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/copyup"
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/whiteout"
 )
@@ -98,7 +99,10 @@ func (fs *FS) readUpper(n *node, d *upperDir) error {
 	}
 	for _, e := range list.Entries {
 		marker := d.entries[e.Name] != nil
-		entry := &upperEntry{name: e.Name, kind: uint32(e.Type) << 12, ino: fs.tree.devs.ino(st.Dev, e.Ino), origin: noInum, marker: marker}
+		entry := &upperEntry{name: e.Name, kind: uint32(e.Type) << 12, origin: noInum, marker: marker}
+		if entry.ino = copyup.Ino(fd, e.Name); entry.ino == 0 {
+			entry.ino = fs.tree.devs.ino(st.Dev, e.Ino)
+		}
 		if err := fs.insertLocked(d, entry); err != nil {
 			return err
 		}

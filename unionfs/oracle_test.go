@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/internal/testenv"
 	"github.com/varvefs/varve/whiteout"
 )
@@ -64,13 +65,14 @@ type oracle struct {
 	plain  string
 	before map[string]string // hashes of the lower layers
 	open   []pair
+	inos   map[string]uint64 // inode numbers of the view, by file of the plain directory
 }
 
 // pair is one file open on both sides.
 type pair struct{ view, plain *os.File }
 
 func newOracle(t *testing.T, rt *rapid.T) *oracle {
-	o := &oracle{t: t, w: newWorld(t, 3)}
+	o := &oracle{t: t, w: newWorld(t, 3), inos: map[string]uint64{}}
 	fillLayers(rt, o.w)
 	o.before = hashTrees(rt, o.w.lowers)
 	o.opt = o.w.options()
@@ -251,6 +253,7 @@ func (o *oracle) actions() map[string]func(*rapid.T) {
 		"read":     o.on("read", func(*rapid.T) func(string) (string, error) { return readNoFollow }),
 		"readdir":  o.on("readdir", func(*rapid.T) func(string) (string, error) { return listDir }),
 		"lstat":    o.on("lstat", func(*rapid.T) func(string) (string, error) { return describe }),
+		"identity": o.identity,
 		"readlink": o.on("readlink", func(*rapid.T) func(string) (string, error) { return os.Readlink }),
 		"open":     o.openBoth,
 		"close":    o.closeBoth,
@@ -364,6 +367,45 @@ func describeStat(st *unix.Stat_t) string {
 		s += fmt.Sprintf(" mtime %d.%d", st.Mtim.Sec, st.Mtim.Nsec)
 	}
 	return s
+}
+
+// identity checks that a living file keeps its inode number in the view, also over
+// copy-up, rename and remount. Which file it is, the plain directory tells.
+func (o *oracle) identity(rt *rapid.T) {
+	p := drawPath(rt, "path")
+	var plain unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, filepath.Join(o.plain, p), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &plain) != nil {
+		return
+	}
+	var st unix.Stat_t
+	require.NoError(rt, unix.Lstat(filepath.Join(o.w.mnt, p), &st), p)
+	file := fmt.Sprint(plain.Ino, plain.Btime)
+	if before, ok := o.inos[file]; ok {
+		require.Equal(rt, before, st.Ino, "the inode number of %s changed", p)
+	}
+	o.inos[file] = st.Ino
+	list, err := os.ReadDir(filepath.Join(o.w.mnt, filepath.Dir(p)))
+	require.NoError(rt, err)
+	for _, e := range list {
+		if e.Name() == filepath.Base(p) {
+			require.Equal(rt, st.Ino, direntIno(rt, filepath.Join(o.w.mnt, filepath.Dir(p)), e.Name()), "%s: readdir and stat differ", p)
+		}
+	}
+}
+
+// direntIno is the inode number that a directory tells of a name.
+func direntIno(rt require.TestingT, dir, name string) uint64 {
+	fd, err := at.OpenRoot(dir)
+	require.NoError(rt, err)
+	defer unix.Close(fd)
+	list, err := at.ReadDir(fd)
+	require.NoError(rt, err)
+	for _, e := range list {
+		if e.Name == name {
+			return e.Ino
+		}
+	}
+	return 0
 }
 
 func (o *oracle) openBoth(rt *rapid.T) {

@@ -75,7 +75,7 @@ func (fs *FS) stage(n *node, empty bool) (staged *copyup.Staged, err error) {
 	if err != nil {
 		return nil, err
 	}
-	job := copyup.Job{Stat: *st, Work: fs.work, Temp: fs.temp(), Empty: empty, Volatile: fs.opt.Volatile}
+	job := copyup.Job{Stat: *st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: empty, Volatile: fs.opt.Volatile}
 	job.Stat.Uid, job.Stat.Gid = fs.shownOwner(st)
 	err = fs.tree.at(n.low, func(dir int, name string) error {
 		job.Lower, job.LowerName = dir, name

@@ -71,5 +71,6 @@ func PrivateAttr(attr string) bool {
 	return strings.HasPrefix(attr, "trusted.overlay.") ||
 		strings.HasPrefix(attr, "user.overlay.") ||
 		strings.HasPrefix(attr, "user.fuseoverlayfs.") ||
+		strings.HasPrefix(attr, "trusted.varve.") ||
 		strings.HasPrefix(attr, "user.varve.")
 }
