@@ -23,14 +23,15 @@ var rooms = map[string][]string{
 	"cmd/varve":        {"internal/engine", "runner"},
 	"internal/engine":  {"layerdb", "unionfs", "runner", "internal/archive", "whiteout", "internal/at"},
 	"layerdb":          {"whiteout", "internal/at"},
-	"unionfs":          {"whiteout", "copyup", "internal/at"},
+	"unionfs":          {"whiteout", "copyup", "internal/index", "internal/at"},
 	"copyup":           {"whiteout", "internal/at"},
 	"runner":           {"internal/at"},
 	"internal/archive": {"layerdb", "whiteout", "copyup", "internal/at"},
+	"internal/index":   {"whiteout", "internal/at"},
 	"whiteout":         {"internal/at"},
 	"internal/at":      {},
 	"internal/testenv": {},
-	"bench":            {"unionfs"},
+	"bench":            {"unionfs", "internal/index"},
 }
 
 // strangers never import each other, not even in tests.

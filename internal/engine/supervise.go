@@ -29,6 +29,7 @@ type supervisor struct {
 	spec    Spec
 	state   State
 	signals chan os.Signal
+	lowers  []unionfs.Lower
 	server  *unionfs.Server
 	process *runner.Process
 }
@@ -121,6 +122,10 @@ func (s *supervisor) mount() error {
 		return err
 	}
 	dir := s.engine.store.ContainerDir(s.spec.ID)
+	if err := dressRoot(filepath.Join(dir, upperName), lowers[0]); err != nil {
+		return fmt.Errorf("prepare the root directory: %w", err)
+	}
+	s.lowers = lowers
 	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), unionfs.Options{
 		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
@@ -193,6 +198,10 @@ func (s *supervisor) end(code int, failure error) error {
 	}
 	if s.spec.Remove {
 		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
+	}
+	if s.server != nil {
+		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)
+		errs = append(errs, tidyMountPoints(upper, s.lowers))
 	}
 	if s.state.Status == Running {
 		s.state.Status, s.state.Finished = Exited, time.Now().UTC()
