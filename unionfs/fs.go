@@ -26,6 +26,9 @@ type FS struct {
 	nodes *nodeTable
 	fds   *fdCache
 
+	server   *fuse.Server // nil until Init
+	backings backings     // io=passthrough
+
 	upper, work int // -1 in a read-only view
 	opaqueRoot  bool
 	dialect     whiteout.Dialect
@@ -57,6 +60,7 @@ func newFS(opt Options) (*FS, error) {
 		tree:          tree,
 		nodes:         newNodeTable(),
 		fds:           fds,
+		backings:      backings{byNode: make(map[uint64]*backing)},
 		upper:         -1,
 		work:          -1,
 		euid:          uint32(os.Geteuid()),

@@ -5,25 +5,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open, OpenDir, Flush and Create are answered ENOSYS, so that the kernel stops
-// asking: open, close and warm reads never leave it, and a file is created by
-// MKNOD. Requests carry a node and no handle from then on (io=cached). Answering
-// CREATE in this mode would leak the handle: no RELEASE ever comes.
-
-// Open says that there is nothing to do at open or close.
-func (fs *FS) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
-
-// OpenDir says the same of directories, and that the kernel may cache them.
-func (fs *FS) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
-
-// Flush says that a close needs no answer: every write had its own.
-func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
-
-// Create makes the kernel use Mknod instead.
-func (fs *FS) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
-	return fuse.ENOSYS
-}
-
 // Read reads from where the file is now.
 func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	r, err := fs.get(in.NodeId)

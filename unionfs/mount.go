@@ -31,6 +31,22 @@ func Mount(mountpoint string, opt Options) (*Server, error) {
 	if err := opt.check(mountpoint); err != nil {
 		return nil, err
 	}
+	if opt.IO != Auto {
+		return mount(mountpoint, opt)
+	}
+	if opt.IO = Cached; os.Geteuid() == 0 {
+		opt.IO = Passthrough
+	}
+	s, err := mount(mountpoint, opt)
+	if errors.As(err, new(errNoPassthrough)) {
+		opt.IO = Cached
+		return mount(mountpoint, opt)
+	}
+	return s, err
+}
+
+// mount is Mount for checked options with one mode.
+func mount(mountpoint string, opt Options) (*Server, error) {
 	fs, err := newFS(opt)
 	if err != nil {
 		return nil, err
@@ -40,13 +56,27 @@ func Mount(mountpoint string, opt Options) (*Server, error) {
 		fs.close()
 		return nil, mountError(mountpoint, err)
 	}
+	if opt.IO == Passthrough {
+		err = fs.probePassthrough() // before the first request
+	}
 	s := &Server{fs: fs, server: server, mnt: mountpoint, done: make(chan struct{})}
 	go s.serve()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mount at %q: %w", mountpoint, err), s.Unmount())
+	}
 	if err := server.WaitMount(); err != nil {
 		return nil, errors.Join(mountError(mountpoint, err), s.Unmount())
 	}
 	return s, nil
 }
+
+// Init is called by the library once the kernel and it have agreed, before the
+// first request.
+func (fs *FS) Init(server *fuse.Server) { fs.server = server }
+
+// Mode is how the data of open files travels: as the options said, or what Auto
+// took.
+func (s *Server) Mode() Mode { return s.fs.opt.IO }
 
 func (s *Server) serve() {
 	s.server.Serve()
@@ -88,6 +118,15 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP,
 		Debug:                    opt.Log != nil,
 		Logger:                   opt.Log,
+	}
+	switch opt.IO {
+	case Writeback:
+		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+	case Passthrough:
+		m.DisabledCapabilities &^= fuse.CAP_PASSTHROUGH
+	}
+	if opt.IO.hearsOpen() {
+		m.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC // else a file is copied up to be truncated
 	}
 	if m.FsName == "" {
 		m.FsName = "varve"

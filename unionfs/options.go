@@ -31,6 +31,8 @@ type Options struct {
 	// EXDEV, as overlayfs does with redirect_dir=off: for an upper that others read
 	// who do not know redirects. It would otherwise be marked (see redirect.go).
 	NoRedirect bool
+	// IO is how the data of open files travels.
+	IO Mode
 	// Volatile leaves out every fsync, also those that programs ask for.
 	Volatile bool
 	// OverflowRoot shows files whose owner has no id in this user namespace, which

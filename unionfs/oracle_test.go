@@ -27,14 +27,25 @@ var oracleSteps = flag.Int("oracle.steps", 12000, "operations of the random test
 
 // TestOracle does random operations on a view and on a plain directory that
 // began with the same files, and compares each answer; then the two trees; then it
-// hashes the lower layers, which must be as they were.
+// hashes the lower layers, which must be as they were. The modes of I/O but the
+// first get a quarter of the operations each.
 func TestOracle(t *testing.T) {
+	t.Run(Cached.String(), func(t *testing.T) { testOracle(t, Cached, *oracleSteps) })
+	for _, mode := range otherModes {
+		t.Run(mode.String(), func(t *testing.T) {
+			needsMode(t, mode)
+			testOracle(t, mode, *oracleSteps/4)
+		})
+	}
+}
+
+func testOracle(t *testing.T, mode Mode, operations int) {
 	const perCheck, longest = 250, 400 // a check does between a few and longest operations
-	setFlag(t, "rapid.checks", (*oracleSteps+perCheck-1)/perCheck)
+	setFlag(t, "rapid.checks", (operations+perCheck-1)/perCheck)
 	setFlag(t, "rapid.steps", longest)
 	steps := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		o := newOracle(t, rt)
+		o := newOracle(t, rt, mode)
 		defer o.close()
 		actions := map[string]func(*rapid.T){
 			"": func(*rapid.T) { steps++ },
@@ -46,7 +57,7 @@ func TestOracle(t *testing.T) {
 		o.compareTrees(rt)
 	})
 	t.Logf("%d operations", steps)
-	require.GreaterOrEqual(t, steps, *oracleSteps)
+	require.GreaterOrEqual(t, steps, operations)
 }
 
 // setFlag sets a flag of the test binary for this test.
@@ -71,12 +82,13 @@ type oracle struct {
 // pair is one file open on both sides.
 type pair struct{ view, plain *os.File }
 
-func newOracle(t *testing.T, rt *rapid.T) *oracle {
+func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
 	o := &oracle{t: t, w: newWorld(t, 3), inos: map[string]uint64{}}
 	fillLayers(rt, o.w)
 	o.before = hashTrees(rt, o.w.lowers)
 	o.opt = o.w.options()
 	o.opt.Volatile = true
+	o.opt.IO = mode
 	o.opt.Whiteout = rapid.SampledFrom([]whiteout.Dialect{whiteout.Overlay, whiteout.OCI}).Draw(rt, "dialect")
 	o.opt.NoRedirect = rapid.IntRange(0, 3).Draw(rt, "no redirect") == 0
 	s, err := Mount(o.w.mnt, o.opt)

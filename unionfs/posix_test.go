@@ -14,9 +14,10 @@ import (
 )
 
 // TestPosix runs go-fuse's conformance tests on a view whose directory comes
-// from a lower layer, from the upper, or from both.
+// from a lower layer, from the upper, or from both; in the modes of I/O but the
+// first, from both.
 func TestPosix(t *testing.T) {
-	for where, prepare := range map[string]func(t *testing.T, w *world, dir string){
+	places := map[string]func(t *testing.T, w *world, dir string){
 		"lower": func(t *testing.T, w *world, dir string) { mkdir(t, w.lowers[1], dir) },
 		"upper": func(t *testing.T, w *world, dir string) { mkdir(t, w.upper, dir) },
 		"mixed": func(t *testing.T, w *world, dir string) {
@@ -24,18 +25,31 @@ func TestPosix(t *testing.T) {
 			mkdir(t, w.lowers[1], dir)
 			mkdir(t, w.upper, dir)
 		},
-	} {
-		for name, test := range posixtest.All {
-			if name == "FcntlFlockLocksFile" {
-				continue // fails on every local file system; see TestLocks
-			}
-			t.Run(where+"/"+name, func(t *testing.T) {
-				w := newWorld(t, 2)
-				prepare(t, w, "d")
-				w.mount(t, w.options())
-				test(t, filepath.Join(w.mnt, "d"))
-			})
+	}
+	for where, prepare := range places {
+		t.Run(where, func(t *testing.T) { testPosix(t, Cached, prepare) })
+	}
+	for _, mode := range otherModes {
+		t.Run(mode.String(), func(t *testing.T) { testPosix(t, mode, places["mixed"]) })
+	}
+}
+
+func testPosix(t *testing.T, mode Mode, prepare func(t *testing.T, w *world, dir string)) {
+	needsMode(t, mode)
+	for name, test := range posixtest.All {
+		if name == "FcntlFlockLocksFile" {
+			continue // fails on every local file system; see TestLocks
 		}
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			prepare(t, w, "d")
+			before := hashTrees(t, w.lowers)
+			opt := w.options()
+			opt.IO = mode
+			w.mount(t, opt)
+			test(t, filepath.Join(w.mnt, "d"))
+			require.Equal(t, before, hashTrees(t, w.lowers), "a lower layer was changed")
+		})
 	}
 }
 
