@@ -91,8 +91,8 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 	f := newFile{name: name, kind: n.kind, of: n}
 	f.make = func(dir int, name string) error {
 		return fs.atUpper(n, func(oldDir int, oldName string) error {
-			if oldName == "" {
-				return unix.ENOENT // unlinked while it was open
+			if oldName == "" { // O_TMPFILE; one that was unlinked gives ENOENT
+				return at.LinkFD(oldDir, dir, name)
 			}
 			return at.Link(oldDir, oldName, dir, name)
 		})

@@ -1,6 +1,8 @@
 package unionfs
 
 import (
+	"errors"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -156,4 +158,29 @@ func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	off, err := unix.Seek(file.fd, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)
 	return status(err)
+}
+
+// CopyFileRange copies between two files without the data passing through the
+// kernel's caches and the caller.
+func (fs *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	_, to, err := fs.fileUp(in.NodeIdOut)
+	if err != nil {
+		return 0, status(err)
+	}
+	defer to.release()
+	r, err := fs.get(in.NodeId) // after the other came up: they may be one file
+	if err != nil {
+		return 0, status(err)
+	}
+	from, err := fs.file(r, false)
+	if err != nil {
+		return 0, status(err)
+	}
+	defer from.release()
+	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
+	n, err := unix.CopyFileRange(from.fd, &offIn, to.fd, &offOut, int(min(in.Len, 1<<30)), 0)
+	if errors.Is(err, unix.EXDEV) {
+		return 0, fuse.Status(unix.EOPNOTSUPP) // the layer is on another file system: the kernel copies by itself
+	}
+	return uint32(n), status(err)
 }

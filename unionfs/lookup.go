@@ -1,6 +1,7 @@
 package unionfs
 
 import (
+	"errors"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -186,6 +187,44 @@ func (fs *FS) fillAttr(r ref, out *fuse.AttrOut) error {
 	out.SetTimeout(validity)
 	fs.attrOut(&st, &out.Attr)
 	return nil
+}
+
+// Statx is GetAttr with the time of birth, which the kernel asks for only when a
+// program does. A file that was brought up was born then.
+func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	var st unix.Stat_t
+	var stx unix.Statx_t
+	r, err := fs.get(in.NodeId)
+	if err == nil {
+		err = fs.stat(r, &st)
+	}
+	if err == nil {
+		err = fs.withFile(in.NodeId, func(dir int, name string) error {
+			return at.Statx(dir, name, unix.STATX_BTIME, &stx)
+		})
+		if errors.Is(err, unix.ENODATA) { // a directory that was cut out: nothing was born
+			err = nil
+		}
+	}
+	if err != nil {
+		return status(err)
+	}
+	var attr fuse.Attr
+	fs.attrOut(&st, &attr)
+	out.SetTimeout(validity)
+	statxOut(&attr, &stx, &out.Statx)
+	return fuse.OK
+}
+
+func statxOut(a *fuse.Attr, stx *unix.Statx_t, out *fuse.Statx) {
+	out.Mask = unix.STATX_BASIC_STATS | stx.Mask&unix.STATX_BTIME
+	out.Mode, out.Nlink, out.Uid, out.Gid = uint16(a.Mode), a.Nlink, a.Uid, a.Gid
+	out.Ino, out.Size, out.Blocks, out.Blksize = a.Ino, a.Size, a.Blocks, a.Blksize
+	out.Atime = fuse.SxTime{Sec: a.Atime, Nsec: a.Atimensec}
+	out.Mtime = fuse.SxTime{Sec: a.Mtime, Nsec: a.Mtimensec}
+	out.Ctime = fuse.SxTime{Sec: a.Ctime, Nsec: a.Ctimensec}
+	out.Btime = fuse.SxTime{Sec: uint64(stx.Btime.Sec), Nsec: stx.Btime.Nsec}
+	out.RdevMajor, out.RdevMinor = unix.Major(uint64(a.Rdev)), unix.Minor(uint64(a.Rdev))
 }
 
 // Readlink returns the target of a symbolic link.

@@ -161,6 +161,31 @@ func Stat(dir int, name string, st *unix.Stat_t) error {
 	return pathError("stat", name, again(func() error { return unix.Fstatat(dir, name, st, flags) }))
 }
 
+// Statx fills st for name in dir, or for dir itself if name is ""; mask says what is
+// wanted (STATX_BTIME, …). A kernel without the call gives ENOSYS.
+func Statx(dir int, name string, mask int, st *unix.Statx_t) error {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	return pathError("statx", name, again(func() error { return unix.Statx(dir, name, flags, mask, st) }))
+}
+
+// Tempfile makes a regular file without a name (O_TMPFILE) on the file system of
+// dir, open for reading and writing, with mode before the umask. [LinkFD] gives it
+// a name.
+func Tempfile(dir int, mode uint32) (int, error) {
+	fd := -1
+	err := again(func() (err error) {
+		fd, err = unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, mode)
+		return err
+	})
+	if err != nil {
+		return -1, pathError("open", ".", err)
+	}
+	return fd, nil
+}
+
 // Mkdir makes the directory name in dir with mode before the umask.
 func Mkdir(dir int, name string, mode uint32) error {
 	return pathError("mkdir", name, unix.Mkdirat(dir, name, mode))

@@ -1,0 +1,91 @@
+package unionfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/testenv"
+)
+
+func TestTmpfile(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	mkdir(t, w.lowers[0], "dir")
+	require.NoError(t, os.Chmod(filepath.Join(w.lowers[0], "dir"), 0o2775))
+	w.mount(t, w.options())
+	dir := filepath.Join(w.mnt, "dir")
+	for k := range 3 {
+		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o640)
+		require.NoError(t, err)
+		_, err = unix.Pwrite(fd, []byte("nameless"), 0)
+		require.NoError(t, err)
+		var st unix.Stat_t
+		require.NoError(t, unix.Fstat(fd, &st))
+		require.EqualValues(t, 0, st.Nlink)
+		require.EqualValues(t, unix.S_IFREG|0o640, st.Mode)
+		name := filepath.Join(dir, fmt.Sprintf("named%d", k))
+		require.NoError(t, unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW))
+		_, err = unix.Pwrite(fd, []byte("N"), 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Fstat(fd, &st))
+		require.EqualValues(t, 1, st.Nlink)
+		require.NoError(t, unix.Close(fd))
+		data, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.Equal(t, "Nameless", string(data))
+	}
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o640) // and one that is never named
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(fd))
+	w.unmount(t)
+	list, err := os.ReadDir(filepath.Join(w.upper, "dir"))
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+}
+
+func TestCopyFileRange(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	must(os.WriteFile(filepath.Join(w.lowers[0], "from"), []byte("0123456789"), 0o644))
+	must(os.WriteFile(filepath.Join(w.lowers[0], "to"), []byte("abcdefghij"), 0o644))
+	w.mount(t, w.options())
+	from, err := os.Open(filepath.Join(w.mnt, "from"))
+	require.NoError(t, err)
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(w.mnt, "to"), os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer to.Close()
+	data, err := os.ReadFile(to.Name()) // so that there is something cached to be wrong
+	require.NoError(t, err)
+	require.Equal(t, "abcdefghij", string(data))
+	offIn, offOut := int64(2), int64(8)
+	n, err := unix.CopyFileRange(int(from.Fd()), &offIn, int(to.Fd()), &offOut, 5, 0)
+	require.NoError(t, err)
+	require.Equal(t, 5, n)
+	data, err = os.ReadFile(to.Name())
+	require.NoError(t, err)
+	require.Equal(t, "abcdefgh23456", string(data))
+}
+
+func TestBirthTime(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	low := filepath.Join(w.lowers[0], "file")
+	must(os.WriteFile(low, []byte("x"), 0o644))
+	w.mount(t, w.options())
+	birth := func(path string) unix.StatxTimestamp {
+		var st unix.Statx_t
+		require.NoError(t, unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st))
+		require.NotZero(t, st.Mask&unix.STATX_BTIME, path)
+		require.EqualValues(t, 1, st.Size)
+		return st.Btime
+	}
+	require.Equal(t, birth(low), birth(filepath.Join(w.mnt, "file")))
+	must(os.WriteFile(filepath.Join(w.mnt, "new"), []byte("y"), 0o644))
+	require.Equal(t, birth(filepath.Join(w.upper, "new")), birth(filepath.Join(w.mnt, "new")))
+}
