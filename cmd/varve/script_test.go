@@ -51,7 +51,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 	raw, err := os.ReadFile(testenv.Varve(t))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(bin, raw, 0o755))
-	s := scripts{bin: bin, user: u, codes: map[string]int{}}
+	s := scripts{bin: bin, user: u}
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		WorkdirRoot:   work,
@@ -78,11 +78,13 @@ func runScripts(t *testing.T, u *testenv.User) {
 	})
 }
 
+// codeEnv keeps the exit code of the last varve for the command "code".
+const codeEnv = "VARVE_LAST_CODE"
+
 // scripts runs varve for scripts, as a user.
 type scripts struct {
-	bin   string
-	user  *testenv.User
-	codes map[string]int // by work directory
+	bin  string
+	user *testenv.User
 }
 
 // command is how a program is run as the user.
@@ -116,7 +118,7 @@ func (s *scripts) varve(ts *testscript.TestScript, neg bool, args []string) {
 	} else {
 		ts.Check(err)
 	}
-	s.codes[ts.Getenv("WORK")] = code
+	ts.Setenv(codeEnv, strconv.Itoa(code)) // scripts run side by side; this is the script's own
 	if neg == (code == 0) {
 		ts.Fatalf("varve %s: exit code %d", strings.Join(args, " "), code)
 	}
@@ -126,7 +128,7 @@ func (s *scripts) code(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 || neg {
 		ts.Fatalf("usage: code N")
 	}
-	if got := strconv.Itoa(s.codes[ts.Getenv("WORK")]); got != args[0] {
+	if got := ts.Getenv(codeEnv); got != args[0] {
 		ts.Fatalf("the exit code was %s, not %s", got, args[0])
 	}
 }
