@@ -139,8 +139,14 @@ func (j *Job) make() error {
 }
 
 // dress gives the copy what belongs to it beside the data. The order matters:
-// chown clears the setuid bit and file capabilities, and times come last.
+// attributes come before the mode, which may keep us from setting them; chown
+// clears the setuid bit and file capabilities; times come last.
 func (j *Job) dress() error {
+	if j.Ino != 0 {
+		if err := j.step("ino", j.noteIno); err != nil {
+			return err
+		}
+	}
 	if !j.KeepOwner {
 		if err := j.step("chown", func() error {
 			return at.Chown(j.Work, j.Temp, int(j.Stat.Uid), int(j.Stat.Gid))
@@ -148,18 +154,13 @@ func (j *Job) dress() error {
 			return err
 		}
 	}
+	if err := j.step("xattrs", j.copyXattrs); err != nil {
+		return err
+	}
 	if j.Stat.Mode&unix.S_IFMT != unix.S_IFLNK {
 		if err := j.step("chmod", func() error {
 			return at.Chmod(j.Work, j.Temp, j.Stat.Mode&0o7777)
 		}); err != nil {
-			return err
-		}
-	}
-	if err := j.step("xattrs", j.copyXattrs); err != nil {
-		return err
-	}
-	if j.Ino != 0 {
-		if err := j.step("ino", j.noteIno); err != nil {
 			return err
 		}
 	}
