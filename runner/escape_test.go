@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -286,6 +287,9 @@ func TestStageNoticesThatItsParentIsGone(t *testing.T) {
 // open, and writes to it when it does not run any more.
 func TestRuntimeCanNotBeOverwritten(t *testing.T) {
 	needRoot(t)
+	if dynamic(t) {
+		t.Skip("needs a static test binary, which the race detector does not make")
+	}
 	root, runtime := busyboxRoot(t), filepath.Join(t.TempDir(), "runtime")
 	copyFile(t, "/proc/self/exe", runtime)
 	require.NoError(t, os.WriteFile(filepath.Join(root, "entry"), []byte("#!/proc/self/exe\n"), 0o755))
@@ -336,4 +340,12 @@ func sameFile(f *os.File, name string) (bool, error) {
 	}
 	b, err := os.Stat(name)
 	return err == nil && os.SameFile(a, b), err
+}
+
+// dynamic tells whether this binary needs a program interpreter to start.
+func dynamic(t *testing.T) bool {
+	f, err := elf.Open("/proc/self/exe")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
