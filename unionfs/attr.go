@@ -37,9 +37,7 @@ func (fs *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 		}
 	}
 	if in.Valid&fuse.FATTR_MODE != 0 {
-		if err := fs.withUpper(n, func(dir int, name string) error {
-			return at.Chmod(dir, name, in.Mode&0o7777)
-		}); err != nil {
+		if err := fs.chmod(n, in.Mode&0o7777); err != nil {
 			return err
 		}
 	}
@@ -66,7 +64,21 @@ func (fs *FS) chown(n *node, in *fuse.SetAttrIn) error {
 	if in.Valid&fuse.FATTR_GID != 0 {
 		gid = int(in.Gid)
 	}
+	uid, gid, err := fs.newOwner(uid, gid)
+	if err != nil {
+		return err
+	}
+	if fs.opt.Override != NoOverride {
+		return fs.chownKept(n, uid, gid)
+	}
 	return fs.withUpper(n, func(dir int, name string) error { return at.Chown(dir, name, uid, gid) })
+}
+
+func (fs *FS) chmod(n *node, mode uint32) error {
+	if fs.opt.Override != NoOverride {
+		return fs.restat(n, func(st *unix.Stat_t) { st.Mode = st.Mode&unix.S_IFMT | mode })
+	}
+	return fs.withUpper(n, func(dir int, name string) error { return at.Chmod(dir, name, mode) })
 }
 
 func (fs *FS) truncate(n *node, in *fuse.SetAttrIn) error {
@@ -99,21 +111,12 @@ func timespec(valid, set, now uint32, sec uint64, nsec uint32) unix.Timespec {
 // somebody without CAP_FSETID wrote to the file (FUSE_HANDLE_KILLPRIV_V2). File
 // capabilities the kernel cleared when we wrote.
 func (fs *FS) killPriv(n *node) error {
-	return fs.withUpper(n, func(dir int, name string) error {
-		var st unix.Stat_t
-		if err := at.Stat(dir, name, &st); err != nil {
-			return err
-		}
-		mode := st.Mode & 0o7777
-		kept := mode &^ unix.S_ISUID
-		if mode&unix.S_IXGRP != 0 {
-			kept &^= unix.S_ISGID
-		}
-		if kept == mode {
-			return nil
-		}
-		return at.Chmod(dir, name, kept)
-	})
+	var st unix.Stat_t
+	err := fs.withUpper(n, func(dir int, name string) error { return fs.opt.Override.statHere(dir, name, &st) })
+	if err != nil || withoutPriv(st.Mode) == st.Mode {
+		return err
+	}
+	return fs.chmod(n, withoutPriv(st.Mode)&0o7777)
 }
 
 // withUpper is atUpper for callers that hold no lock.

@@ -2,7 +2,6 @@ package unionfs
 
 import (
 	"errors"
-	"os"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -16,7 +15,8 @@ type newFile struct {
 	name string
 	kind uint32 // S_IFMT
 	mode uint32 // 07777
-	uid  uint32
+	rdev uint64 // of a device
+	uid  uint32 // of the caller; create makes it the one on the disk
 	gid  uint32
 	// make makes it, as name in dir: a free name, so that nothing is replaced.
 	make func(dir int, name string) error
@@ -39,8 +39,12 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 	if f.kind == unix.S_IFREG {
 		return fs.createRegular(in.NodeId, f, out)
 	}
+	f.rdev = uint64(in.Rdev)
 	f.make = func(dir int, name string) error {
-		return at.Mknod(dir, name, f.kind|f.mode, uint64(in.Rdev))
+		if fs.opt.Override.standsIn(f.kind) {
+			return at.Mknod(dir, name, unix.S_IFREG|0o600, 0)
+		}
+		return at.Mknod(dir, name, f.kind|f.mode, f.rdev)
 	}
 	return status(fs.create(in.NodeId, f, out))
 }
@@ -113,6 +117,7 @@ func (fs *FS) create(parent uint64, f newFile, out *fuse.EntryOut) error {
 	if err != nil {
 		return err
 	}
+	f.uid, f.gid = fs.creator(f.uid, f.gid)
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	var st unix.Stat_t
@@ -180,8 +185,8 @@ func (fs *FS) inherit(dir int, f *newFile) error {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(dir, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	if err := fs.opt.Override.statHere(dir, "", &st); err != nil {
+		return err
 	}
 	if st.Mode&unix.S_ISGID != 0 {
 		f.gid = st.Gid
@@ -206,6 +211,10 @@ func (fs *FS) makeWhole(dir int, name string, f *newFile) error {
 }
 
 func (fs *FS) own(dir int, name string, f *newFile) error {
+	if fs.opt.Override != NoOverride {
+		st := unix.Stat_t{Mode: f.kind | f.mode, Uid: f.uid, Gid: f.gid, Rdev: f.rdev}
+		return fs.opt.Override.write(dir, name, &st)
+	}
 	if f.uid != fs.euid || f.gid != fs.egid {
 		if err := at.Chown(dir, name, int(f.uid), int(f.gid)); err != nil && !chownRefused(err) {
 			return err
@@ -292,7 +301,7 @@ func (fs *FS) moveDirOver(fromDir int, from string, toDir int, to string) error 
 // enter notes the new file in its directory, parent, which is open as dir.
 // Preconditions: parent.dir.mu is held.
 func (fs *FS) enter(parent *node, dir int, f *newFile, st *unix.Stat_t) (*node, error) {
-	if err := at.Stat(dir, f.name, st); err != nil {
+	if err := fs.opt.Override.statHere(dir, f.name, st); err != nil {
 		return nil, err
 	}
 	p, n := place{parent, f.name}, f.of

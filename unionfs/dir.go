@@ -88,6 +88,7 @@ func (fs *FS) readUpper(n *node, d *upperDir) error {
 	if err != nil {
 		return err
 	}
+	fs.opt.Override.kinds(fd, list.Entries)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err

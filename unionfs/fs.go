@@ -54,6 +54,7 @@ func newFS(opt Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
+	tree.override = opt.Override
 	fs := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		opt:           opt,

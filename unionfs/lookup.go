@@ -105,7 +105,7 @@ func (fs *FS) stat(r ref, st *unix.Stat_t) error {
 // statUpper is stat for a file that is in the upper.
 // Preconditions: fs.ns is held for reading.
 func (fs *FS) statUpper(n *node, st *unix.Stat_t) error {
-	err := fs.atUpper(n, func(dir int, name string) error { return at.Stat(dir, name, st) })
+	err := fs.atUpper(n, func(dir int, name string) error { return fs.opt.Override.statHere(dir, name, st) })
 	if err != nil {
 		return err
 	}
@@ -154,17 +154,6 @@ func (fs *FS) attrOut(st *unix.Stat_t, out *fuse.Attr) {
 	out.Rdev = uint32(st.Rdev)
 	out.Blksize = uint32(st.Blksize)
 	out.Uid, out.Gid = fs.shownOwner(st)
-}
-
-func (fs *FS) shownOwner(st *unix.Stat_t) (uid, gid uint32) {
-	uid, gid = st.Uid, st.Gid
-	if fs.opt.OverflowRoot && uid == fs.overflowUID {
-		uid = 0
-	}
-	if fs.opt.OverflowRoot && gid == fs.overflowGID {
-		gid = 0
-	}
-	return uid, gid
 }
 
 // Forget takes back what Lookup and its like told the kernel.

@@ -39,6 +39,16 @@ type Options struct {
 	// stat calls nobody, as root's. It is for a namespace with a single id, and for
 	// the files of a machine seen by an ordinary user.
 	OverflowRoot bool
+	// UIDs and GIDs say how ids of the layers and the upper are shown, and are
+	// written; empty: as they are. An id in none of the ranges is shown as the
+	// overflow id.
+	UIDs, GIDs []IDRange
+	// SquashUID and SquashGID, if not nil, are the owner that every file is shown
+	// to have. What programs make or chown has on the disk the owner they asked for.
+	SquashUID, SquashGID *uint32
+	// Override says where owners, modes and devices are kept, if not on the files
+	// themselves.
+	Override Override
 	// AllowOther lets users other than the one who mounts in.
 	AllowOther bool
 	// Suid and Dev honour setuid bits and device nodes, where the mounter may.
@@ -53,6 +63,9 @@ type Options struct {
 func (o *Options) check(mountpoint string) error {
 	if (o.Upper == "") != (o.Work == "") {
 		return errors.New("upperdir and workdir go together: give both, or neither for a read-only view")
+	}
+	if err := errors.Join(checkIDs("uidmapping", o.UIDs), checkIDs("gidmapping", o.GIDs)); err != nil {
+		return err
 	}
 	for _, l := range o.Lowers {
 		if err := checkDir("lower directory", l.Path); err != nil {

@@ -44,6 +44,8 @@ type Tree struct {
 	fds    *fdCache
 	devs   devTable
 	links  linkTable
+	// override is set before the first use.
+	override Override
 
 	mu     sync.RWMutex
 	inodes []*inode
@@ -232,7 +234,7 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 		i.stat.Store(st)
 		return st, nil
 	}
-	err := t.at(n, func(dir int, name string) error { return at.Stat(dir, name, st) })
+	err := t.at(n, func(dir int, name string) error { return t.override.statHere(dir, name, st) })
 	if err != nil {
 		return nil, err
 	}

@@ -127,6 +127,7 @@ func (m *merge) layer(layer uint16) (marks dirMarks, err error) {
 	if err != nil {
 		return marks, err
 	}
+	m.tree.override.kinds(fd, list.Entries)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return marks, err

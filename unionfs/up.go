@@ -76,7 +76,10 @@ func (fs *FS) stage(n *node, empty bool) (staged *copyup.Staged, err error) {
 		return nil, err
 	}
 	job := copyup.Job{Stat: *st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: empty, Volatile: fs.opt.Volatile}
-	job.Stat.Uid, job.Stat.Gid = fs.shownOwner(st)
+	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(st)
+	if fs.opt.Override != NoOverride {
+		return fs.stageKept(n, job)
+	}
 	err = fs.tree.at(n.low, func(dir int, name string) error {
 		job.Lower, job.LowerName = dir, name
 		staged, err = copyup.Stage(job)

@@ -13,7 +13,7 @@ import (
 
 // hiddenAttr tells whether the view shows an attribute as absent.
 func hiddenAttr(attr string) bool {
-	return whiteout.PrivateAttr(attr) || attr == "user.containers.override_stat"
+	return whiteout.PrivateAttr(attr) || isOverrideAttr(attr)
 }
 
 // GetXAttr returns the value of an extended attribute, or its length if dest has

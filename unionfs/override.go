@@ -1,0 +1,212 @@
+package unionfs
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// Override says which extended attribute holds the owner, the mode and, for a
+// device that could not be made, the type of a file, in the place of what the file
+// itself has. The numbers are those of fuse-overlayfs' xattr_permissions.
+//
+// The value is UID:GID:MODE, decimal, decimal and octal, and for a regular file
+// that stands for something else :char-MAJOR-MINOR, :block-MAJOR-MINOR, :pipe or
+// :socket behind: the form of containers/storage (pkg/idtools), of fuse-overlayfs
+// and of package archive.
+type Override uint8
+
+const (
+	// NoOverride reads and writes what the files themselves have.
+	NoOverride Override = iota
+	// OverrideSecurity is security.fuseoverlayfs.override_stat. Every file can have
+	// it, but only root of the machine may write it.
+	OverrideSecurity
+	// OverrideUser is user.containers.override_stat, which regular files and
+	// directories can have (xattr(7)). Devices are regular files that stand for them;
+	// of links, FIFOs and sockets owners are as real as this process can make them.
+	OverrideUser
+)
+
+// overrideAttrs are the attributes of an Override, the one to write first.
+var overrideAttrs = [...][]string{
+	OverrideSecurity: {"security.fuseoverlayfs.override_stat"},
+	// The second is what fuse-overlayfs wrote before version 1.11.
+	OverrideUser: {"user.containers.override_stat", "user.fuseoverlayfs.override_stat"},
+}
+
+func isOverrideAttr(attr string) bool {
+	return attr == overrideAttrs[OverrideSecurity][0] || attr == overrideAttrs[OverrideUser][0]
+}
+
+// holds tells whether a file of this mode can have the attribute.
+func (o Override) holds(mode uint32) bool {
+	kind := mode & unix.S_IFMT
+	return o == OverrideSecurity || o == OverrideUser && (kind == unix.S_IFREG || kind == unix.S_IFDIR)
+}
+
+// standsIn tells whether a regular file is made in the place of one of this kind.
+func (o Override) standsIn(kind uint32) bool {
+	return o == OverrideUser && (kind == unix.S_IFCHR || kind == unix.S_IFBLK)
+}
+
+// read puts what the attribute of a file says over st, which the file itself has.
+func (o Override) read(dir int, name string, st *unix.Stat_t) error {
+	if !o.holds(st.Mode) {
+		return nil
+	}
+	value, err := o.value(dir, name)
+	if err != nil || value == "" {
+		return err
+	}
+	if err := parseOverride(value, st); err != nil {
+		return fmt.Errorf("%q: %w: %w", name, err, unix.EIO)
+	}
+	return nil
+}
+
+// value is that of the attribute, "" if there is none that we may read.
+func (o Override) value(dir int, name string) (string, error) {
+	for _, attr := range overrideAttrs[o] {
+		value, err := at.Getxattr(dir, name, attr)
+		switch {
+		case err == nil:
+			return string(value), nil
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+			return "", nil
+		case !errors.Is(err, unix.ENODATA):
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// parseOverride reads the value of the attribute into st.
+func parseOverride(value string, st *unix.Stat_t) error {
+	part := strings.SplitN(value, ":", 4)
+	if len(part) < 3 {
+		return fmt.Errorf("malformed override_stat %q", value)
+	}
+	uid, err1 := strconv.ParseUint(part[0], 10, 32)
+	gid, err2 := strconv.ParseUint(part[1], 10, 32)
+	mode, err3 := strconv.ParseUint(part[2], 8, 32) // older ones have the type in it, too
+	kind, rdev := st.Mode&unix.S_IFMT, st.Rdev
+	var err4 error
+	if len(part) == 4 && kind == unix.S_IFREG {
+		kind, rdev, err4 = parseKind(part[3])
+	}
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return fmt.Errorf("malformed override_stat %q", value)
+	}
+	st.Uid, st.Gid, st.Mode, st.Rdev = uint32(uid), uint32(gid), kind|uint32(mode)&0o7777, rdev
+	return nil
+}
+
+// parseKind reads the type of a regular file that may stand for something else.
+func parseKind(text string) (kind uint32, rdev uint64, err error) {
+	part := strings.Split(text, "-")
+	switch part[0] {
+	case "pipe":
+		return unix.S_IFIFO, 0, nil
+	case "socket":
+		return unix.S_IFSOCK, 0, nil
+	case "char":
+		kind = unix.S_IFCHR
+	case "block":
+		kind = unix.S_IFBLK
+	default: // "file"
+		return unix.S_IFREG, 0, nil
+	}
+	if len(part) < 3 {
+		return 0, 0, fmt.Errorf("malformed device %q", text)
+	}
+	major, err1 := strconv.ParseUint(part[1], 10, 32)
+	minor, err2 := strconv.ParseUint(part[2], 10, 32)
+	return kind, unix.Mkdev(uint32(major), uint32(minor)), errors.Join(err1, err2)
+}
+
+// formatOverride is the value for st, of a file that really is of kind real.
+func formatOverride(st *unix.Stat_t, real uint32) string {
+	s := fmt.Sprintf("%d:%d:0%o", st.Uid, st.Gid, st.Mode&0o7777)
+	if st.Mode&unix.S_IFMT == real {
+		return s
+	}
+	device := fmt.Sprintf("-%d-%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR:
+		s += ":char" + device
+	case unix.S_IFBLK:
+		s += ":block" + device
+	case unix.S_IFIFO:
+		s += ":pipe"
+	case unix.S_IFSOCK:
+		s += ":socket"
+	}
+	return s
+}
+
+// write keeps owner, mode and type of st for a file of ours. The file itself gets
+// a mode that leaves it open to us and gives nobody privileges.
+func (o Override) write(dir int, name string, st *unix.Stat_t) error {
+	var real unix.Stat_t
+	if err := at.Stat(dir, name, &real); err != nil {
+		return err
+	}
+	kind := real.Mode & unix.S_IFMT
+	if !o.holds(kind) {
+		return writeReal(dir, name, kind, st)
+	}
+	if mode := realMode(kind, st.Mode); kind != unix.S_IFLNK && mode != real.Mode&0o7777 {
+		if err := at.Chmod(dir, name, mode); err != nil { // first: to set attributes takes write permission
+			return err
+		}
+	}
+	err := at.Setxattr(dir, name, overrideAttrs[o][0], []byte(formatOverride(st, kind)), 0)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("the file system of the upper directory has no such extended attributes, which are asked for to keep owners: %w", err)
+	}
+	return err
+}
+
+// writeReal gives a file that can not have the attribute an owner as far as we may.
+func writeReal(dir int, name string, kind uint32, st *unix.Stat_t) error {
+	if err := at.Chown(dir, name, int(st.Uid), int(st.Gid)); err != nil && !chownRefused(err) {
+		return err
+	}
+	if kind == unix.S_IFLNK {
+		return nil
+	}
+	return at.Chmod(dir, name, st.Mode&0o7777)
+}
+
+// realMode is the mode of the file itself where the attribute has the one to show.
+func realMode(kind, mode uint32) uint32 {
+	real := mode&0o7777&^(unix.S_ISUID|unix.S_ISGID) | 0o600
+	if kind == unix.S_IFDIR {
+		real |= 0o700
+	}
+	return real
+}
+
+// kinds corrects the types in a listing of the directory behind fd: regular files
+// that stand for something else. Each regular file costs a system call.
+func (o Override) kinds(fd int, list []at.Dirent) {
+	if o == NoOverride {
+		return
+	}
+	for k := range list {
+		e := &list[k]
+		if e.Type != unix.DT_REG {
+			continue
+		}
+		st := unix.Stat_t{Mode: unix.S_IFREG}
+		if err := o.read(fd, e.Name, &st); err == nil { // else who asks for the file itself is told
+			e.Type = uint8(st.Mode & unix.S_IFMT >> 12)
+		}
+	}
+}
