@@ -30,6 +30,7 @@
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
 //	runner             namespaces, the root, the terminal, the program
 //	internal/archive   layers as tar: unpack, pack, save, export
+//	internal/index     the merged tree of one chain in one mapped file
 //	internal/at        thin fd-relative system calls: one directory fd, one name, no path walked twice
 //	internal/testenv   what the tests need from the machine
 //	bench              workloads over a mounted view, beside the peers
@@ -40,7 +41,7 @@
 //	                            → unionfs          → whiteout, copyup, internal/at
 //	                            → runner           → internal/at
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
-//	copyup    → whiteout, internal/at
+//	copyup, internal/index → whiteout, internal/at
 //	bench     → unionfs, or the built binary as a black box
 //
 // unionfs, layerdb and runner never import each other. One foreign thing a room:
