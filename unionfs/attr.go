@@ -28,9 +28,18 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	return status(fs.fillAttr(ref{n, n.low}, out))
 }
 
+// notChanges are the bits of a SETATTR that do not name a change. The kernel sends
+// one that names none for a write that it did by itself (io=passthrough) and for
+// fallocate, by somebody without CAP_FSETID: it found setuid or setgid, and leaves
+// to us to clear them (FUSE_HANDLE_KILLPRIV_V2, fuse_setattr of Linux).
+const notChanges = fuse.FATTR_FH | fuse.FATTR_LOCKOWNER | fuse.FATTR_CTIME | fuse.FATTR_KILL_SUIDGID
+
 // setAttr applies the changes in the order that keeps them all: chown clears
 // setuid, truncation sets times.
 func (fs *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&^notChanges == 0 {
+		return fs.killPriv(n)
+	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		if err := fs.chown(n, in); err != nil {
 			return err

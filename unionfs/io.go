@@ -144,8 +144,12 @@ func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	return status(unix.Fallocate(file.fd, in.Mode, int64(in.Offset), int64(in.Length)))
 }
 
-// Lseek finds data and holes.
+// Lseek finds data and holes. In Writeback the kernel has data that is a hole
+// here, and asks without handing it over: it is told to take everything for data.
 func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if fs.opt.IO == Writeback {
+		return fuse.ENOSYS
+	}
 	r, err := fs.get(in.NodeId)
 	if err != nil {
 		return status(err)

@@ -119,10 +119,10 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		Debug:                    opt.Log != nil,
 		Logger:                   opt.Log,
 	}
-	switch opt.IO {
-	case Writeback:
+	switch {
+	case opt.IO == Writeback && opt.Upper != "":
 		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
-	case Passthrough:
+	case opt.IO == Passthrough:
 		m.DisabledCapabilities &^= fuse.CAP_PASSTHROUGH
 	}
 	if opt.IO.hearsOpen() {
