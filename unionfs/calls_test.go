@@ -3,7 +3,9 @@ package unionfs
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -88,4 +90,40 @@ func TestBirthTime(t *testing.T) {
 	require.Equal(t, birth(low), birth(filepath.Join(w.mnt, "file")))
 	must(os.WriteFile(filepath.Join(w.mnt, "new"), []byte("y"), 0o644))
 	require.Equal(t, birth(filepath.Join(w.upper, "new")), birth(filepath.Join(w.mnt, "new")))
+}
+
+// TestACLIsChecked: a list lets in, and keeps out, whom it names. The kernel
+// checks; that it asks us for the list is what is tested.
+func TestACLIsChecked(t *testing.T) {
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	low := filepath.Join(w.lowers[0], "file")
+	must(os.WriteFile(low, []byte("x"), 0o600))
+	// user::rw-, user:4242:r--, group::---, mask::r--, other::---
+	list := []byte{2, 0, 0, 0,
+		1, 0, 6, 0, 255, 255, 255, 255,
+		2, 0, 4, 0, 0x92, 0x10, 0, 0,
+		4, 0, 0, 0, 255, 255, 255, 255,
+		0x10, 0, 4, 0, 255, 255, 255, 255,
+		0x20, 0, 0, 0, 255, 255, 255, 255}
+	require.NoError(t, unix.Setxattr(low, "system.posix_acl_access", list, 0))
+	opt := w.options()
+	opt.AllowOther = true
+	w.mount(t, opt)
+	for dir := w.mnt; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	read := func(uid uint32) error {
+		cmd := exec.Command("cat", filepath.Join(w.mnt, "file"))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		return cmd.Run()
+	}
+	require.NoError(t, read(4242))
+	require.Error(t, read(4243))
+	require.NoError(t, os.Chmod(filepath.Join(w.mnt, "file"), 0o600)) // the mask keeps 4242 out, too; and the file comes up
+	require.Error(t, read(4242))
+	require.NoError(t, os.Chmod(filepath.Join(w.mnt, "file"), 0o640))
+	require.NoError(t, read(4242))
+	require.Error(t, read(4243))
 }

@@ -15,11 +15,15 @@ type newFile struct {
 	name string
 	kind uint32 // S_IFMT
 	mode uint32 // 07777
-	rdev uint64 // of a device
-	uid  uint32 // of the caller; create makes it the one on the disk
-	gid  uint32
+	// umask is the caller's, which does not count where acl, a default list of
+	// the directory, takes its place.
+	umask uint32
+	acl   []byte
+	rdev  uint64 // of a device
+	uid   uint32 // of the caller; create makes it the one on the disk
+	gid   uint32
 	// make makes it, as name in dir: a free name, so that nothing is replaced.
-	make func(dir int, name string) error
+	make func(dir int, name string, mode uint32) error
 	// keep, if not nil, is called with the record once the file is in place.
 	keep func(n *node)
 	// of is the record of an existing file that gets one more name.
@@ -29,7 +33,7 @@ type newFile struct {
 // Mknod makes a file, FIFO, socket or device. A character device 0/0 is refused:
 // in a layer it is a whiteout.
 func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	f := newFile{name: name, kind: in.Mode & unix.S_IFMT, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
+	f := newFile{name: name, kind: in.Mode & unix.S_IFMT, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
 	if f.kind == 0 {
 		f.kind = unix.S_IFREG
 	}
@@ -40,11 +44,11 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 		return fs.createRegular(in.NodeId, f, out)
 	}
 	f.rdev = uint64(in.Rdev)
-	f.make = func(dir int, name string) error {
+	f.make = func(dir int, name string, mode uint32) error {
 		if fs.opt.Override.standsIn(f.kind) {
 			return at.Mknod(dir, name, unix.S_IFREG|0o600, 0)
 		}
-		return at.Mknod(dir, name, f.kind|f.mode, f.rdev)
+		return at.Mknod(dir, name, f.kind|mode, f.rdev)
 	}
 	return status(fs.create(in.NodeId, f, out))
 }
@@ -53,8 +57,8 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 // creation is nearly always a write.
 func (fs *FS) createRegular(parent uint64, f newFile, out *fuse.EntryOut) fuse.Status {
 	fd := -1
-	f.make = func(dir int, name string) (err error) {
-		fd, err = at.Open(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, f.mode)
+	f.make = func(dir int, name string, mode uint32) (err error) {
+		fd, err = at.Open(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
 		return err
 	}
 	f.keep = func(n *node) {
@@ -70,15 +74,15 @@ func (fs *FS) createRegular(parent uint64, f newFile, out *fuse.EntryOut) fuse.S
 
 // Mkdir makes a directory.
 func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
-	f.make = func(dir int, name string) error { return at.Mkdir(dir, name, f.mode) }
+	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
+	f.make = at.Mkdir
 	return status(fs.create(in.NodeId, f, out))
 }
 
 // Symlink makes a symbolic link.
 func (fs *FS) Symlink(_ <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid}
-	f.make = func(dir int, name string) error { return at.Symlink(target, dir, name) }
+	f.make = func(dir int, name string, _ uint32) error { return at.Symlink(target, dir, name) }
 	return status(fs.create(header.NodeId, f, out))
 }
 
@@ -93,7 +97,7 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 		return status(err)
 	}
 	f := newFile{name: name, kind: n.kind, of: n}
-	f.make = func(dir int, name string) error {
+	f.make = func(dir int, name string, _ uint32) error {
 		return fs.atUpper(n, func(oldDir int, oldName string) error {
 			if oldName == "" { // O_TMPFILE; one that was unlinked gives ENOENT
 				return at.LinkFD(oldDir, dir, name)
@@ -161,6 +165,9 @@ func (fs *FS) createIn(parent *node, f *newFile, st *unix.Stat_t) (*node, error)
 	if err := fs.inherit(dir.fd, f); err != nil {
 		return nil, err
 	}
+	if err := fs.mask(parent, dir.fd, f); err != nil {
+		return nil, err
+	}
 	if old == nil {
 		err = fs.makeWhole(dir.fd, f.name, f)
 	} else {
@@ -200,7 +207,7 @@ func (fs *FS) inherit(dir int, f *newFile) error {
 // makeWhole makes f as name in dir with the owner and the mode that it is to
 // have. On an error nothing is left of it.
 func (fs *FS) makeWhole(dir int, name string, f *newFile) error {
-	if err := f.make(dir, name); err != nil || f.of != nil {
+	if err := f.make(dir, name, f.mode); err != nil || f.of != nil {
 		return err
 	}
 	err := fs.own(dir, name, f)
@@ -220,6 +227,9 @@ func (fs *FS) own(dir int, name string, f *newFile) error {
 			return err
 		}
 	}
+	if f.acl != nil {
+		return ownWithACL(dir, name, f)
+	}
 	special := f.mode&(unix.S_ISUID|unix.S_ISGID) != 0 // chown and mkdir clear those
 	if f.kind != unix.S_IFLNK && (special || f.mode&fs.umask != 0) {
 		return at.Chmod(dir, name, f.mode)
@@ -229,28 +239,32 @@ func (fs *FS) own(dir int, name string, f *newFile) error {
 
 // makeOver makes f in the place of a whiteout: beside first, then in one step.
 // A directory is opaque, for nothing of the lower one may show through it.
-func (fs *FS) makeOver(dir int, f *newFile) error {
-	temp := fs.temp()
-	if err := fs.makeWhole(fs.work, temp, f); err != nil {
+func (fs *FS) makeOver(dir int, f *newFile) (err error) {
+	from, leave, err := fs.shelter(f)
+	if err != nil {
 		return err
 	}
-	err := fs.putOver(dir, temp, f)
-	if err != nil {
-		err = errors.Join(err, at.RemoveAll(fs.work, temp))
+	defer func() { err = errors.Join(err, leave()) }()
+	temp := fs.temp()
+	if err := fs.makeWhole(from, temp, f); err != nil {
+		return err
+	}
+	if err = fs.putOver(from, temp, dir, f); err != nil {
+		err = errors.Join(err, at.RemoveAll(from, temp))
 	}
 	return err
 }
 
-func (fs *FS) putOver(dir int, temp string, f *newFile) error {
+func (fs *FS) putOver(from int, temp string, dir int, f *newFile) error {
 	if f.kind != unix.S_IFDIR {
-		if err := at.Rename(fs.work, temp, dir, f.name, 0); err != nil {
+		if err := at.Rename(from, temp, dir, f.name, 0); err != nil {
 			return err
 		}
 	} else {
-		if err := fs.setOpaque(fs.work, temp); err != nil {
+		if err := fs.setOpaque(from, temp); err != nil {
 			return err
 		}
-		if err := fs.moveDirOver(fs.work, temp, dir, f.name); err != nil {
+		if err := fs.moveDirOver(from, temp, dir, f.name); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,7 @@ type upperDir struct {
 	added   []*upperEntry // those that are not in the place of a lower name, by seq
 	nextSeq uint64
 	origins atomic.Int64 // entries that were copied up
+	noACL   atomic.Bool  // it is known to have no default access list
 }
 
 // upperEntry is one name that the upper mentions.

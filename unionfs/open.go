@@ -63,7 +63,7 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 	if !fs.opt.IO.hearsOpen() {
 		return fuse.ENOSYS
 	}
-	f := newFile{name: name, kind: unix.S_IFREG, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
+	f := newFile{name: name, kind: unix.S_IFREG, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
 	if st := fs.createRegular(in.NodeId, f, &out.EntryOut); !st.Ok() {
 		return st
 	}

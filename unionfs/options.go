@@ -33,6 +33,8 @@ type Options struct {
 	NoRedirect bool
 	// IO is how the data of open files travels.
 	IO Mode
+	// NoACL leaves POSIX access lists unchecked by the kernel.
+	NoACL bool
 	// Volatile leaves out every fsync, also those that programs ask for.
 	Volatile bool
 	// OverflowRoot shows files whose owner has no id in this user namespace, which

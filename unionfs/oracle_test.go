@@ -2,6 +2,7 @@ package unionfs
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -40,6 +41,7 @@ func TestOracle(t *testing.T) {
 }
 
 func testOracle(t *testing.T, mode Mode, operations int) {
+	defer unix.Umask(unix.Umask(0o027))
 	const perCheck, longest = 250, 400 // a check does between a few and longest operations
 	setFlag(t, "rapid.checks", (operations+perCheck-1)/perCheck)
 	setFlag(t, "rapid.steps", longest)
@@ -262,6 +264,7 @@ func (o *oracle) actions() map[string]func(*rapid.T) {
 				return value, err
 			}
 		}),
+		"setfacl":  o.on("setfacl", drawACL),
 		"read":     o.on("read", func(*rapid.T) func(string) (string, error) { return readNoFollow }),
 		"readdir":  o.on("readdir", func(*rapid.T) func(string) (string, error) { return listDir }),
 		"lstat":    o.on("lstat", func(*rapid.T) func(string) (string, error) { return describe }),
@@ -336,6 +339,31 @@ func onlyFiles(p string, act func() error) error {
 		return nil
 	}
 	return act()
+}
+
+// drawACL sets an access list: on a file or directory, or the one that a directory
+// hands down.
+func drawACL(rt *rapid.T) func(string) (string, error) {
+	perm := rapid.Uint16Range(0, 7)
+	acl := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, e := range []struct {
+		tag uint16
+		id  uint32
+	}{{1, ^uint32(0)}, {2, 1234}, {4, ^uint32(0)}, {0x10, ^uint32(0)}, {0x20, ^uint32(0)}} {
+		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
+		acl = binary.LittleEndian.AppendUint16(acl, perm.Draw(rt, "perm"))
+		acl = binary.LittleEndian.AppendUint32(acl, e.id)
+	}
+	attr := rapid.SampledFrom([]string{aclDefault, aclDefault, "system.posix_acl_access"}).Draw(rt, "list")
+	remove := rapid.IntRange(0, 3).Draw(rt, "remove") == 0
+	return func(p string) (string, error) {
+		return "", onlyFiles(p, func() error {
+			if remove {
+				return unix.Lremovexattr(p, attr)
+			}
+			return unix.Lsetxattr(p, attr, acl, 0)
+		})
+	}
 }
 
 func readNoFollow(p string) (string, error) {
@@ -556,9 +584,11 @@ func treeOf(rt require.TestingT, root string) map[string]string {
 			}
 			line += " -> " + target
 		}
-		buf := make([]byte, 64)
-		if n, err := unix.Lgetxattr(p, "user.test", buf); err == nil {
-			line += fmt.Sprintf(" user.test=%x", buf[:n])
+		for _, attr := range []string{"user.test", aclDefault, "system.posix_acl_access"} {
+			buf := make([]byte, 64)
+			if n, err := unix.Lgetxattr(p, attr, buf); err == nil {
+				line += fmt.Sprintf(" %s=%x", attr, buf[:n])
+			}
 		}
 		rel, err := filepath.Rel(root, p)
 		tree[rel] = line

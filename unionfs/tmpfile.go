@@ -31,8 +31,11 @@ func (fs *FS) tempfileIn(parent *node, in *fuse.CreateIn, out *fuse.EntryOut) er
 		return err
 	}
 	defer dir.release()
-	f := newFile{kind: unix.S_IFREG, mode: in.Mode & 0o7777, uid: in.Uid, gid: in.Gid}
+	f := newFile{kind: unix.S_IFREG, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
 	if err := fs.inherit(dir.fd, &f); err != nil {
+		return err
+	}
+	if err := fs.mask(parent, dir.fd, &f); err != nil {
 		return err
 	}
 	fd, err := at.Tempfile(dir.fd, f.mode)

@@ -73,6 +73,9 @@ func (fs *FS) RemoveXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string)
 		_, err := at.Getxattr(dir, name, attr)
 		return err
 	})
+	if errors.Is(err, unix.ENODATA) && strings.HasPrefix(attr, "system.posix_acl_") {
+		return fuse.OK // no list is an empty one
+	}
 	if err != nil {
 		return status(err)
 	}
@@ -92,6 +95,9 @@ func (fs *FS) changeXattr(id uint64, attr string, change func(dir int, name stri
 	n, err := fs.up(r)
 	if err != nil {
 		return status(err)
+	}
+	if attr == aclDefault && n.isDir() {
+		defer n.dir.noACL.Store(false) // to be looked at again
 	}
 	return status(fs.withUpper(n, change))
 }
