@@ -126,11 +126,18 @@ func (s *supervisor) mount() error {
 		return fmt.Errorf("prepare the root directory: %w", err)
 	}
 	s.lowers = lowers
-	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), unionfs.Options{
+	view := unionfs.Options{
 		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
 		NoRedirect: true, // an image layer can not hold a redirect
-	})
+	}
+	if shown.single {
+		if err := dressSingle(view.Upper, lowers[0]); err != nil {
+			return fmt.Errorf("prepare the root directory: %w", err)
+		}
+		keepOwners(&view)
+	}
+	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), view)
 	return err
 }
 
