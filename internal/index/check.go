@@ -289,8 +289,8 @@ func (k *checker) nameTable() error {
 	for n := range k.counts.inodes {
 		first, count := k.children(n)
 		for d := first; d < first+count; d++ {
-			name := string(k.name(d))
-			if !isName(name) || d > first && string(k.name(d-1)) >= name {
+			name := k.name(d)
+			if !isName(string(name)) || d > first && bytes.Compare(k.name(d-1), name) >= 0 {
 				return damaged("name %d: %q", d, name)
 			}
 		}
