@@ -476,6 +476,70 @@ func visit(path, line string) error {
 	return err
 }
 
+// TestNamelessIsOpen: a file made with O_TMPFILE, given a name and opened by it is
+// the same file to both descriptors.
+func TestNamelessIsOpen(t *testing.T) {
+	inModes(t, func(t *testing.T, mode Mode) {
+		testenv.CheckLeaks(t)
+		w := newWorld(t, 1)
+		opt := w.options()
+		opt.IO = mode
+		w.mount(t, opt)
+		fd, err := unix.Open(w.mnt, unix.O_TMPFILE|unix.O_RDWR, 0o640)
+		require.NoError(t, err)
+		_, err = unix.Pwrite(fd, []byte("nameless"), 0)
+		require.NoError(t, err)
+		name := filepath.Join(w.mnt, "named")
+		require.NoError(t, unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW))
+		other, err := os.OpenFile(name, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = other.WriteAt([]byte("N"), 0)
+		require.NoError(t, err)
+		_, err = unix.Pwrite(fd, []byte("L"), 4)
+		require.NoError(t, err)
+		for _, fd := range []int{fd, int(other.Fd())} {
+			data := make([]byte, 9)
+			n, err := unix.Pread(fd, data, 0)
+			require.NoError(t, err)
+			require.Equal(t, "NameLess", string(data[:n]))
+		}
+		require.NoError(t, errors.Join(unix.Close(fd), other.Close()))
+		w.requireAllClosed(t)
+		data, err := os.ReadFile(filepath.Join(w.upper, "named"))
+		require.NoError(t, err)
+		require.Equal(t, "NameLess", string(data))
+	})
+}
+
+// TestPrograms: a program of a layer and one of the upper run, and are not written
+// to while they do.
+func TestPrograms(t *testing.T) {
+	inModes(t, func(t *testing.T, mode Mode) {
+		w := newWorld(t, 1)
+		program, err := os.ReadFile(testenv.Program(t, "sleep", "coreutils"))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "low"), program, 0o755))
+		opt := w.options()
+		opt.IO = mode
+		w.mount(t, opt)
+		require.NoError(t, os.WriteFile(filepath.Join(w.mnt, "up"), program, 0o755))
+		for _, name := range []string{"low", "up"} {
+			path := filepath.Join(w.mnt, name)
+			cmd := exec.Command(path, "60")
+			require.NoError(t, cmd.Start())
+			_, err := os.OpenFile(path, os.O_WRONLY, 0)
+			require.ErrorIs(t, err, unix.ETXTBSY)
+			require.NoError(t, cmd.Process.Kill())
+			require.Error(t, cmd.Wait())
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+			require.NoError(t, err)
+			_, err = f.WriteString("x") // behind the program
+			require.NoError(t, errors.Join(err, f.Close()))
+			require.NoError(t, exec.Command(path, "0").Run())
+		}
+	})
+}
+
 // TestTruncateAtOpenCopiesNothing: a file of a layer that is about to be emptied
 // comes up without its data, for which there is no room.
 func TestTruncateAtOpenCopiesNothing(t *testing.T) {

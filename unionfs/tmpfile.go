@@ -8,8 +8,8 @@ import (
 )
 
 // Tmpfile makes a regular file without a name (O_TMPFILE), which Link may give one
-// later. The answer carries no handle, so there is nothing to release: the file
-// lives in its node until that is forgotten.
+// later. It is open as after Create; the file lives in its node until that is
+// forgotten.
 func (fs *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	r, err := fs.get(in.NodeId)
 	if err != nil {
@@ -19,8 +19,11 @@ func (fs *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut)
 	if err != nil {
 		return status(err)
 	}
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	return status(fs.tempfileIn(dir, in, &out.EntryOut))
+	if err := fs.tempfileIn(dir, in, &out.EntryOut); err != nil {
+		return status(err)
+	}
+	fs.opened(out.NodeId, &out.OpenOut)
+	return fuse.OK
 }
 
 func (fs *FS) tempfileIn(parent *node, in *fuse.CreateIn, out *fuse.EntryOut) error {
