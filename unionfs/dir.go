@@ -103,7 +103,7 @@ func (fs *FS) readUpper(n *node, d *upperDir) error {
 		marker := d.entries[e.Name] != nil
 		entry := &upperEntry{name: e.Name, kind: uint32(e.Type) << 12, origin: noInum, marker: marker}
 		if entry.ino = copyup.Ino(fd, e.Name); entry.ino == 0 {
-			entry.ino = fs.tree.devs.ino(st.Dev, e.Ino)
+			entry.ino = fs.tree.unique(st.Dev, e.Ino)
 		}
 		if err := fs.insertLocked(d, entry); err != nil {
 			return err
@@ -213,11 +213,7 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 	}
 	p := place{parent, name}
 	if low != noInum {
-		st, err := fs.tree.Stat(low)
-		if err != nil {
-			return ref{}, false, err
-		}
-		n := fs.nodes.touch(low, e.kind, st.Ino)
+		n := fs.nodes.touch(low, e.kind, fs.tree.ino(low))
 		n.addPlace(p)
 		n.upper.Store(true)
 		e.node, e.ino = n, n.ino
@@ -259,13 +255,13 @@ func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
 	low, ok := noInum, false
 	switch {
 	case strings.HasPrefix(marks.redirect, "/"):
-		low, ok, err = fs.tree.lookupPath(marks.redirect)
+		low, ok, err = lowerDirOf(fs.tree, marks.redirect)
 	case marks.redirect != "":
 		low, ok, err = fs.lowerChild(d, marks.redirect)
 	case !e.marker:
 		low, ok, err = fs.lowerChild(d, e.name)
 	}
-	if err != nil || !ok || fs.tree.inode(low).kind != unix.S_IFDIR {
+	if err != nil || !ok || fs.tree.kind(low) != unix.S_IFDIR {
 		return noInum, err
 	}
 	if n := fs.nodes.slot(low).node.Load(); n != nil && elsewhere(n, place{parent, e.name}) {

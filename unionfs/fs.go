@@ -22,7 +22,7 @@ type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not a method of FS
 
 	opt   Options
-	tree  *Tree
+	tree  lowers
 	nodes *nodeTable
 	fds   *fdCache
 
@@ -50,11 +50,10 @@ type FS struct {
 // checked.
 func newFS(opt Options) (*FS, error) {
 	fds := newFDCache(fdLimit())
-	tree, err := openTree(opt.Lowers, fds)
+	tree, err := openLowers(&opt, fds)
 	if err != nil {
 		return nil, err
 	}
-	tree.override = opt.Override
 	fs := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		opt:           opt,
@@ -69,12 +68,7 @@ func newFS(opt Options) (*FS, error) {
 		overflowUID:   overflowID("uid"),
 		overflowGID:   overflowID("gid"),
 	}
-	st, err := tree.Stat(0)
-	if err != nil {
-		fs.close()
-		return nil, fmt.Errorf("lower directory %q: %w", opt.Lowers[0].Path, err)
-	}
-	root := fs.nodes.touch(0, unix.S_IFDIR, st.Ino)
+	root := fs.nodes.touch(0, unix.S_IFDIR, tree.ino(0))
 	if opt.Upper != "" {
 		if err := fs.openUpper(); err != nil {
 			fs.close()
@@ -83,6 +77,27 @@ func newFS(opt Options) (*FS, error) {
 		root.upper.Store(true)
 	}
 	return fs, nil
+}
+
+// openLowers opens the index of the layers, if the options name one, or the layers
+// themselves.
+func openLowers(opt *Options, fds *fdCache) (lowers, error) {
+	if opt.Index != "" {
+		if opt.Override != NoOverride {
+			return nil, fmt.Errorf("%w: it has no owners that are kept in attributes", ErrIndex)
+		}
+		t, err := openIndexed(opt.Index, opt.Lowers, fds)
+		if err != nil {
+			return nil, err
+		}
+		return t, nil
+	}
+	t, err := openTree(opt.Lowers, fds)
+	if err != nil {
+		return nil, err
+	}
+	t.override = opt.Override
+	return t, nil
 }
 
 func (fs *FS) openUpper() (err error) {

@@ -1,6 +1,7 @@
 package unionfs
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -16,6 +17,9 @@ import (
 // the kernel.
 const validity = time.Hour
 
+// validity is how long the options say.
+func (o *Options) validity() time.Duration { return max(cmp.Or(o.Validity, validity), 0) }
+
 // Lookup finds a name in a directory. An absent one is answered with node 0 and
 // a validity, which the kernel keeps; a plain ENOENT it would ask again.
 func (fs *FS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -25,7 +29,7 @@ func (fs *FS) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out 
 	}
 	found, err := fs.lookup(parent, name, out)
 	if err == nil && !found {
-		out.SetEntryTimeout(validity)
+		out.SetEntryTimeout(fs.opt.validity())
 	}
 	return status(err)
 }
@@ -87,8 +91,8 @@ func (fs *FS) fillEntry(r ref, out *fuse.EntryOut) error {
 func (fs *FS) entryOut(r ref, st *unix.Stat_t, out *fuse.EntryOut) {
 	out.NodeId = r.id()
 	out.Generation = 1 // node ids are never used again
-	out.SetEntryTimeout(validity)
-	out.SetAttrTimeout(validity)
+	out.SetEntryTimeout(fs.opt.validity())
+	out.SetAttrTimeout(fs.opt.validity())
 	fs.attrOut(st, &out.Attr)
 }
 
@@ -122,15 +126,13 @@ func (fs *FS) inoOf(n *node, st *unix.Stat_t) uint64 {
 	if n.ino != 0 {
 		return n.ino
 	}
-	return fs.tree.devs.ino(st.Dev, st.Ino)
+	return fs.tree.unique(st.Dev, st.Ino)
 }
 
 func (fs *FS) statLower(r ref, st *unix.Stat_t) error {
-	low, err := fs.tree.Stat(r.low)
-	if err != nil {
+	if err := fs.tree.stat(r.low, st); err != nil {
 		return err
 	}
-	*st = *low
 	if fs.nodes.slot(r.low).gone.Load() {
 		st.Nlink--
 		if r.n != nil && r.n.isDir() {
@@ -173,7 +175,7 @@ func (fs *FS) fillAttr(r ref, out *fuse.AttrOut) error {
 	if err := fs.stat(r, &st); err != nil {
 		return err
 	}
-	out.SetTimeout(validity)
+	out.SetTimeout(fs.opt.validity())
 	fs.attrOut(&st, &out.Attr)
 	return nil
 }
@@ -200,7 +202,7 @@ func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 	}
 	var attr fuse.Attr
 	fs.attrOut(&st, &attr)
-	out.SetTimeout(validity)
+	out.SetTimeout(fs.opt.validity())
 	statxOut(&attr, &stx, &out.Statx)
 	return fuse.OK
 }
@@ -244,7 +246,7 @@ func (fs *FS) readlink(r ref) (target string, err error) {
 func (fs *FS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	fd := fs.upper
 	if fd < 0 {
-		fd = fs.tree.layers[0].root
+		fd = fs.tree.rootFD()
 	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {

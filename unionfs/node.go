@@ -181,14 +181,7 @@ func (fs *FS) touch(r ref) *node {
 	if r.n != nil {
 		return r.n
 	}
-	i := fs.tree.inode(r.low)
-	ino := uint64(0)
-	if st := i.stat.Load(); st != nil {
-		ino = st.Ino
-	} else if st, err := fs.tree.Stat(r.low); err == nil {
-		ino = st.Ino
-	}
-	return fs.nodes.touch(r.low, i.kind, ino)
+	return fs.nodes.touch(r.low, fs.tree.kind(r.low), fs.tree.ino(r.low))
 }
 
 // remember counts one lookup that the kernel is told of. It fails if the record

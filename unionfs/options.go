@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,10 @@ import (
 type Options struct {
 	// Lowers are the read-only layers, top first; at least one.
 	Lowers []Lower
+	// Index is the file of the layers' index (package internal/index), built with the
+	// ID of each of Lowers; "" merges directories as they are needed. One that can
+	// not be used is [ErrIndex].
+	Index string
 	// Upper is the read-write layer and Work a directory on the same file system
 	// for unfinished things, whose subdirectory "work" is emptied at mount. Both
 	// empty: the view is read-only.
@@ -35,6 +40,8 @@ type Options struct {
 	IO Mode
 	// NoACL leaves POSIX access lists unchecked by the kernel.
 	NoACL bool
+	// NoXattrs has the view know no extended attributes.
+	NoXattrs bool
 	// Volatile leaves out every fsync, also those that programs ask for.
 	Volatile bool
 	// OverflowRoot shows files whose owner has no id in this user namespace, which
@@ -49,14 +56,25 @@ type Options struct {
 	// to have. What programs make or chown has on the disk the owner they asked for.
 	SquashUID, SquashGID *uint32
 	// Override says where owners, modes and devices are kept, if not on the files
-	// themselves.
+	// themselves. There are no access lists then: they would set the modes of the
+	// files, and their ids are not mapped.
 	Override Override
+	// Validity is how long the kernel may keep what it was told; 0: an hour, and
+	// below 0: not at all. It needs to be short only if somebody else changes the
+	// directories, which no view promises to follow.
+	Validity time.Duration
+	// MaxWrite is the most bytes that the kernel sends or asks for at once; 0 is
+	// 1 MiB, the most there is.
+	MaxWrite int
 	// AllowOther lets users other than the one who mounts in.
 	AllowOther bool
 	// Suid and Dev honour setuid bits and device nodes, where the mounter may.
 	Suid, Dev bool
-	// Name is what mount(8) shows as the source; "varve" if empty.
-	Name string
+	// NoExec lets nobody run programs of the view.
+	NoExec bool
+	// Name is what mount(8) shows as the source, and Type what it shows behind
+	// "fuse." as the type; "varve" if empty.
+	Name, Type string
 	// Log gets a line for each request and each answer, if not nil.
 	Log *log.Logger
 }

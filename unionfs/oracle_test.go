@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/index"
 	"github.com/varvefs/varve/internal/testenv"
 	"github.com/varvefs/varve/whiteout"
 )
@@ -93,6 +94,9 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
 	o.opt.IO = mode
 	o.opt.Whiteout = rapid.SampledFrom([]whiteout.Dialect{whiteout.Overlay, whiteout.OCI}).Draw(rt, "dialect")
 	o.opt.NoRedirect = rapid.IntRange(0, 3).Draw(rt, "no redirect") == 0
+	if rapid.Bool().Draw(rt, "indexed") {
+		indexLayers(rt, &o.opt, filepath.Join(filepath.Dir(o.w.mnt), "index"))
+	}
 	s, err := Mount(o.w.mnt, o.opt)
 	require.NoError(rt, err)
 	o.w.server = s
@@ -168,6 +172,17 @@ func linkSomething(root, p string) {
 		}
 		return err
 	})
+}
+
+// indexLayers makes opt read its layers from an index.
+func indexLayers(t require.TestingT, opt *Options, file string) {
+	var layers []index.Layer
+	for i := range opt.Lowers {
+		opt.Lowers[i].ID = fmt.Sprint("layer ", i)
+		layers = append(layers, index.Layer{Path: opt.Lowers[i].Path, ID: opt.Lowers[i].ID})
+	}
+	opt.Index = file
+	require.NoError(t, index.Build(file, layers))
 }
 
 // both does the same on the view and on the plain directory, and compares what
@@ -553,6 +568,9 @@ func (o *oracle) compareTrees(rt *rapid.T) {
 	}
 	require.NoError(rt, o.w.server.Unmount())
 	again := Options{Lowers: append([]Lower{{Path: o.w.upper}}, o.opt.Lowers...)}
+	if o.opt.Index != "" {
+		indexLayers(rt, &again, o.opt.Index+".again")
+	}
 	s, err := Mount(o.w.mnt, again)
 	require.NoError(rt, err)
 	o.w.server = s

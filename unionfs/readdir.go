@@ -81,11 +81,11 @@ func (fs *FS) entriesAfter(r ref, off uint64, limit int) ([]fuse.DirEntry, error
 		list = append(list, fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: dotdotOff})
 	}
 	if r.n == nil {
-		d, err := fs.tree.load(r.low)
+		count, err := fs.tree.count(r.low)
 		if err != nil {
 			return nil, err
 		}
-		return lowerEntries(d, nil, off, list, limit), nil
+		return fs.lowerEntries(r.low, count, nil, off, list, limit), nil
 	}
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
@@ -93,26 +93,26 @@ func (fs *FS) entriesAfter(r ref, off uint64, limit int) ([]fuse.DirEntry, error
 	if err != nil {
 		return nil, err
 	}
-	lower := &lowerDir{}
+	count := 0
 	if d.low != noInum {
-		if lower, err = fs.tree.load(d.low); err != nil {
+		if count, err = fs.tree.count(d.low); err != nil {
 			return nil, err
 		}
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	list = lowerEntries(lower, d.entries, off, list, limit)
-	return addedEntries(d, uint64(dotdotOff+len(lower.names)), off, list, limit), nil
+	list = fs.lowerEntries(d.low, count, d.entries, off, list, limit)
+	return addedEntries(d, uint64(dotdotOff+count), off, list, limit), nil
 }
 
-// lowerEntries adds what the layers have, as the upper changes it.
-func lowerEntries(d *lowerDir, upper map[string]*upperEntry, off uint64, list []fuse.DirEntry, limit int) []fuse.DirEntry {
+// lowerEntries adds what the layers have, count names, as the upper changes it.
+func (fs *FS) lowerEntries(dir Inum, count int, upper map[string]*upperEntry, off uint64, list []fuse.DirEntry, limit int) []fuse.DirEntry {
 	first := 0
 	if off > dotdotOff {
-		first = int(min(off-dotdotOff, uint64(len(d.names))))
+		first = int(min(off-dotdotOff, uint64(count)))
 	}
-	for k := first; k < len(d.names) && len(list) < limit; k++ {
-		n := &d.names[k]
+	for k := first; k < count && len(list) < limit; k++ {
+		n := fs.tree.child(dir, k)
 		e := fuse.DirEntry{Name: n.name, Mode: n.kind, Ino: n.ino, Off: uint64(dotdotOff + 1 + k)}
 		if u := upper[n.name]; u != nil {
 			if u.hidden {

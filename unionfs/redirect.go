@@ -152,24 +152,6 @@ func (t *Tree) stepIn(p part, name string) (marks dirMarks, found bool, err erro
 	return marks, true, err
 }
 
-// lookupPath finds a directory by its path from the root.
-func (t *Tree) lookupPath(path string) (Inum, bool, error) {
-	n := Inum(0)
-	for name := range strings.SplitSeq(path, "/") {
-		if name == "" {
-			continue
-		}
-		next, ok, err := t.lookup(n, name)
-		if err != nil || !ok {
-			return noInum, false, err
-		}
-		if n = next; t.inode(n).kind != unix.S_IFDIR {
-			return noInum, false, nil
-		}
-	}
-	return n, true, nil
-}
-
 // redirect marks a directory that is about to be renamed with where the layers
 // have it, if they have a part in it. EXDEV: it can not be renamed.
 // Preconditions: FS.ns is held for writing; v is a directory of the upper.

@@ -113,7 +113,7 @@ func (fs *FS) victimLocked(parent *node, name string) (v *victim, err error) {
 	if e := v.d.entries[name]; e != nil {
 		v.inUpper, v.marker, v.kind = !e.hidden, e.marker, e.kind
 	} else if v.found {
-		v.kind = fs.tree.inode(v.r.low).kind
+		v.kind = fs.tree.kind(v.r.low)
 	}
 	v.dir, err = fs.upperFD(parent)
 	return v, err
@@ -132,7 +132,7 @@ func (fs *FS) mayRemove(v *victim, isDir bool) error {
 	case !isDir:
 		return nil
 	}
-	if v.r.low != noInum && fs.tree.inode(v.r.low).cut {
+	if v.r.low != noInum && fs.tree.isCut(v.r.low) {
 		return unix.EBUSY
 	}
 	empty, err := fs.emptyLocked(v.r)
@@ -143,8 +143,8 @@ func (fs *FS) mayRemove(v *victim, isDir bool) error {
 // Preconditions: fs.ns is held.
 func (fs *FS) emptyLocked(r ref) (bool, error) {
 	if r.n == nil {
-		d, err := fs.tree.load(r.low)
-		return err == nil && len(d.names) == 0, err
+		count, err := fs.tree.count(r.low)
+		return err == nil && count == 0, err
 	}
 	d, err := fs.loadDir(r.n)
 	if err != nil {
@@ -158,12 +158,12 @@ func (fs *FS) emptyLocked(r ref) (bool, error) {
 	if d.low == noInum {
 		return true, nil
 	}
-	lower, err := fs.tree.load(d.low)
+	count, err := fs.tree.count(d.low)
 	if err != nil {
 		return false, err
 	}
-	for _, n := range lower.names {
-		if d.entries[n.name] == nil {
+	for k := range count {
+		if d.entries[fs.tree.child(d.low, k).name] == nil {
 			return false, nil
 		}
 	}

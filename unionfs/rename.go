@@ -79,7 +79,7 @@ func (fs *FS) raise(id uint64, name string) (*node, error) {
 	if err != nil || !found {
 		return dir, err // not found: told under the lock
 	}
-	if fs.opt.NoRedirect && child.low != noInum && fs.tree.inode(child.low).kind == unix.S_IFDIR {
+	if fs.opt.NoRedirect && child.low != noInum && fs.tree.kind(child.low) == unix.S_IFDIR {
 		return dir, unix.EXDEV
 	}
 	_, err = fs.up(child)

@@ -34,7 +34,8 @@ func (fs *FS) tempfileIn(parent *node, in *fuse.CreateIn, out *fuse.EntryOut) er
 		return err
 	}
 	defer dir.release()
-	f := newFile{kind: unix.S_IFREG, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
+	f := newFile{kind: unix.S_IFREG, mode: in.Mode & 0o7777, umask: in.Umask}
+	f.uid, f.gid = fs.creator(in.Uid, in.Gid)
 	if err := fs.inherit(dir.fd, &f); err != nil {
 		return err
 	}
@@ -60,14 +61,14 @@ func (fs *FS) enterNameless(fd int, f *newFile, out *fuse.EntryOut) (*node, erro
 		return nil, err
 	}
 	var st unix.Stat_t
-	if err := at.Stat(fd, "", &st); err != nil {
+	if err := fs.opt.Override.statHere(fd, "", &st); err != nil {
 		return nil, err
 	}
 	pinned, err := at.Reopen(fd, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}
-	st.Ino = fs.tree.devs.ino(st.Dev, st.Ino)
+	st.Ino = fs.tree.unique(st.Dev, st.Ino)
 	n := fs.nodes.addNameless(f.kind, st.Ino, pinned)
 	fs.entryOut(ref{n, noInum}, &st, out)
 	fs.remember(ref{n, noInum}) // it was made here, nobody dropped it

@@ -22,6 +22,8 @@ type Lower struct {
 	// never opened: for loops (a store or a mount point inside the layer) and for
 	// places that are somebody else's (/proc of a running machine).
 	Cut []string
+	// ID names what is in it, for Options.Index.
+	ID string
 	// Live says that these are the files of a running machine: too many to look
 	// through for the other names of a hard link. Each name of one is then brought
 	// up by itself, as overlayfs does, and changes stay with the name.
@@ -77,13 +79,6 @@ type inode struct {
 
 // lowerDir is a merged directory: its names, sorted.
 type lowerDir struct{ names []lowerName }
-
-type lowerName struct {
-	name string
-	inum Inum
-	ino  uint64 // as getdents gave it, made unique over devices
-	kind uint32
-}
 
 func (d *lowerDir) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(d.names, name, func(n lowerName, name string) int {
@@ -256,24 +251,34 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 
 // open opens the regular file n for reading. The descriptor is the caller's. A
 // file that is no longer the one that Stat saw gives ESTALE.
-func (t *Tree) open(n Inum) (int, error) {
-	want, err := t.Stat(n)
-	if err != nil {
+func (t *Tree) open(n Inum) (fd int, err error) {
+	if _, err := t.Stat(n); err != nil {
 		return -1, err
 	}
-	fd := -1
 	err = t.at(n, func(dir int, name string) (err error) {
-		fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
-		if errors.Is(err, unix.EPERM) { // O_NOATIME is for owners
-			fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-		}
+		fd, err = openLower(dir, name)
 		return err
 	})
 	if err != nil {
 		return -1, err
 	}
+	return checkOpened(t, n, fd)
+}
+
+// openLower opens a file of a layer for reading, without a trace where we may.
+func openLower(dir int, name string) (int, error) {
+	fd, err := at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) { // O_NOATIME is for owners
+		return at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	}
+	return fd, err
+}
+
+// checkOpened returns fd, which was opened as the file n, if it is that file. If
+// not it closes it, and says ESTALE.
+func checkOpened(t lowers, n Inum, fd int) (int, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || t.devs.ino(st.Dev, st.Ino) != want.Ino {
+	if err := unix.Fstat(fd, &st); err != nil || t.unique(st.Dev, st.Ino) != t.ino(n) {
 		_ = unix.Close(fd) // read only
 		return -1, fmt.Errorf("open %q: it changed below the union: %w", t.path(n), unix.ESTALE)
 	}

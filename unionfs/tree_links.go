@@ -50,17 +50,24 @@ func (t *Tree) canon(n Inum) (Inum, error) {
 	return n, nil
 }
 
-// names returns the numbers of all names of n that the tree shows, n among them.
-func (t *Tree) names(n Inum) ([]Inum, error) {
+// names returns all names of n that the tree shows.
+func (t *Tree) names(n Inum) (list []lowerPlace, err error) {
 	i := t.inode(n)
 	st, err := t.Stat(n)
 	if err != nil {
 		return nil, err
 	}
-	if st.Nlink <= 1 || i.kind == unix.S_IFDIR || t.layers[i.layers[0]].live {
-		return []Inum{n}, nil
+	numbers := []Inum{n}
+	if st.Nlink > 1 && i.kind != unix.S_IFDIR && !t.layers[i.layers[0]].live {
+		if numbers, err = t.namesOf(n, linkKey{i.layers[0], st.Ino}); err != nil {
+			return nil, err
+		}
 	}
-	return t.namesOf(n, linkKey{i.layers[0], st.Ino})
+	for _, one := range numbers {
+		i := t.inode(one)
+		list = append(list, lowerPlace{i.parent, i.name})
+	}
+	return list, nil
 }
 
 func (t *Tree) namesOf(n Inum, key linkKey) ([]Inum, error) {

@@ -25,7 +25,7 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 	if n.upper.Load() {
 		return n, nil
 	}
-	if fs.tree.inode(n.low).cut {
+	if fs.tree.isCut(n.low) {
 		return nil, fmt.Errorf("%q was cut out of the layer: %w", fs.tree.path(n.low), unix.EROFS)
 	}
 	names, err := fs.placesFor(n)
@@ -59,24 +59,23 @@ func (fs *FS) placesFor(n *node) ([]place, error) {
 	}
 	var places []place
 	for _, name := range names {
-		i := fs.tree.inode(name)
-		parent, err := fs.up(ref{fs.nodes.slot(i.parent).node.Load(), i.parent})
+		parent, err := fs.up(ref{fs.nodes.slot(name.dir).node.Load(), name.dir})
 		if err != nil {
 			return nil, err
 		}
-		places = append(places, place{parent, i.name})
+		places = append(places, place{parent, name.name})
 	}
 	return places, nil
 }
 
 // stage makes the copy of a lower file in the work directory.
 func (fs *FS) stage(n *node, empty bool) (staged *copyup.Staged, err error) {
-	st, err := fs.tree.Stat(n.low)
-	if err != nil {
+	var st unix.Stat_t
+	if err := fs.tree.stat(n.low, &st); err != nil {
 		return nil, err
 	}
-	job := copyup.Job{Stat: *st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: empty, Volatile: fs.opt.Volatile}
-	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(st)
+	job := copyup.Job{Stat: st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: empty, Volatile: fs.opt.Volatile}
+	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(&st)
 	if fs.opt.Override != NoOverride {
 		return fs.stageKept(n, job)
 	}

@@ -3,21 +3,14 @@ package unionfs
 import "golang.org/x/sys/unix"
 
 // visible returns those of the names of a lower file that the view shows.
-func (fs *FS) visible(names []Inum) (list []Inum, err error) {
+func (fs *FS) visible(names []lowerPlace) (list []lowerPlace, err error) {
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	if err := fs.adoptAll(); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		i := fs.tree.inode(name)
-		parent, ok, err := fs.viewOf(i.parent)
-		if err != nil {
-			return nil, err
-		}
-		if ok && parent.n != nil {
-			ok, err = fs.shows(parent.n, i.name)
-		}
+		ok, err := fs.viewShows(name)
 		if err != nil {
 			return nil, err
 		}
@@ -36,12 +29,22 @@ func (fs *FS) viewOf(low Inum) (r ref, ok bool, err error) {
 	if n != nil && n.upper.Load() {
 		return ref{n, low}, !n.dir.isRemoved(), nil
 	}
-	i := fs.tree.inode(low)
-	parent, ok, err := fs.viewOf(i.parent)
-	if ok && parent.n != nil {
-		ok, err = fs.shows(parent.n, i.name)
+	names, err := fs.tree.names(low)
+	if err != nil {
+		return ref{}, false, err
 	}
+	ok, err = fs.viewShows(names[0])
 	return ref{n, low}, ok && !fs.nodes.slot(low).gone.Load(), err
+}
+
+// viewShows tells whether the view shows a lower name where its directory is.
+// Preconditions: as viewOf.
+func (fs *FS) viewShows(name lowerPlace) (bool, error) {
+	parent, ok, err := fs.viewOf(name.dir)
+	if !ok || err != nil || parent.n == nil {
+		return ok, err
+	}
+	return fs.shows(parent.n, name.name)
 }
 
 func (d *upperDir) isRemoved() bool {

@@ -22,27 +22,50 @@ func (fs *FS) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, de
 	if hiddenAttr(attr) {
 		return 0, fuse.ENODATA
 	}
-	var value []byte
-	err := fs.withFile(header.NodeId, func(dir int, name string) (err error) {
+	value, err := fs.getxattr(header.NodeId, attr)
+	return answer(dest, value, err)
+}
+
+func (fs *FS) getxattr(id uint64, attr string) (value []byte, err error) {
+	r, err := fs.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if r.n == nil || !r.n.upper.Load() {
+		return fs.tree.getxattr(r.low, attr)
+	}
+	err = fs.withUpper(r.n, func(dir int, name string) (err error) {
 		value, err = at.Getxattr(dir, name, attr)
 		return err
 	})
-	return answer(dest, value, err)
+	return value, err
+}
+
+func (fs *FS) listxattr(id uint64) (names []string, err error) {
+	r, err := fs.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if r.n == nil || !r.n.upper.Load() {
+		return fs.tree.listxattr(r.low)
+	}
+	err = fs.withUpper(r.n, func(dir int, name string) (err error) {
+		names, err = at.Listxattr(dir, name)
+		return err
+	})
+	return names, err
 }
 
 // ListXAttr returns the names of all attributes but the union's own.
 func (fs *FS) ListXAttr(_ <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	var list strings.Builder
-	err := fs.withFile(header.NodeId, func(dir int, name string) error {
-		names, err := at.Listxattr(dir, name)
-		for _, attr := range names {
-			if !hiddenAttr(attr) {
-				list.WriteString(attr)
-				list.WriteByte(0)
-			}
+	names, err := fs.listxattr(header.NodeId)
+	for _, attr := range names {
+		if !hiddenAttr(attr) {
+			list.WriteString(attr)
+			list.WriteByte(0)
 		}
-		return err
-	})
+	}
 	return answer(dest, []byte(list.String()), err)
 }
 
@@ -69,10 +92,7 @@ func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data
 // RemoveXAttr removes an attribute in the upper. A file that has it not is not
 // brought up.
 func (fs *FS) RemoveXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string) fuse.Status {
-	err := fs.withFile(header.NodeId, func(dir int, name string) error {
-		_, err := at.Getxattr(dir, name, attr)
-		return err
-	})
+	_, err := fs.getxattr(header.NodeId, attr)
 	if errors.Is(err, unix.ENODATA) && strings.HasPrefix(attr, "system.posix_acl_") {
 		return fuse.OK // no list is an empty one
 	}
@@ -111,7 +131,7 @@ func (fs *FS) withFile(id uint64, fn func(dir int, name string) error) error {
 		return err
 	case r.n != nil && r.n.upper.Load():
 		return fs.withUpper(r.n, fn)
-	case fs.tree.inode(r.low).cut:
+	case fs.tree.isCut(r.low):
 		return unix.ENODATA
 	}
 	return fs.tree.at(r.low, fn)
