@@ -24,7 +24,7 @@ func (fs *FS) mask(parent *node, dir int, f *newFile) error {
 	if f.kind == unix.S_IFLNK || f.of != nil {
 		return nil
 	}
-	if !parent.dir.noACL.Load() {
+	if fs.opt.Override == NoOverride && !parent.dir.noACL.Load() {
 		acl, err := at.Getxattr(dir, "", aclDefault)
 		switch {
 		case err == nil:

@@ -1,9 +1,12 @@
 package unionfs
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -51,7 +54,7 @@ func mount(mountpoint string, opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := fuse.NewServer(fs, mountpoint, mountOptions(&opt))
+	server, err := fuse.NewServer(fs.raw(), mountpoint, mountOptions(&opt))
 	if err != nil {
 		fs.close()
 		return nil, mountError(mountpoint, err)
@@ -98,15 +101,30 @@ func (s *Server) Unmount() error {
 	return nil
 }
 
+// Detach takes the view out of the tree of files, also one in use, without
+// waiting: it is served until the last program has left it, and then Wait returns.
+func (s *Server) Detach() error {
+	var err error
+	if os.Geteuid() == 0 {
+		err = unix.Unmount(s.mnt, unix.MNT_DETACH)
+	} else if out, cmdErr := exec.Command("fusermount3", "-u", "-z", s.mnt).CombinedOutput(); cmdErr != nil {
+		err = fmt.Errorf("%w: %s", cmdErr, bytes.TrimSpace(out))
+	}
+	if err != nil {
+		return fmt.Errorf("detach %q: %w", s.mnt, err)
+	}
+	return nil
+}
+
 // mountOptions are measured in docs/performance.md, but for what correctness
 // asks for: the kernel checks permissions (it alone knows the groups of a
 // caller), and drops cached data only when we say so (nobody else writes).
 func mountOptions(opt *Options) *fuse.MountOptions {
 	m := &fuse.MountOptions{
 		AllowOther:               opt.AllowOther,
-		FsName:                   opt.Name,
-		Name:                     "varve",
-		MaxWrite:                 1 << 20,
+		FsName:                   cmp.Or(opt.Name, "varve"),
+		Name:                     cmp.Or(opt.Type, "varve"),
+		MaxWrite:                 cmp.Or(opt.MaxWrite, 1<<20),
 		MaxBackground:            64,
 		DisableSplice:            true, // its pipes are kept for good, and replies are written from memory
 		EnableSymlinkCaching:     true,
@@ -114,7 +132,7 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		DirectMount:              os.Geteuid() == 0,
 		DirectMountStrict:        os.Geteuid() == 0,
 		Options:                  []string{"default_permissions"},
-		EnableAcl:                !opt.NoACL,
+		EnableAcl:                !opt.NoACL && opt.Override == NoOverride,
 		ExtraCapabilities:        fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT,
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP,
 		Debug:                    opt.Log != nil,
@@ -129,15 +147,15 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 	if opt.IO.hearsOpen() {
 		m.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC // else a file is copied up to be truncated
 	}
-	if m.FsName == "" {
-		m.FsName = "varve"
-	}
 	m.DirectMountFlags = unix.MS_NOATIME
 	if !opt.Suid {
 		m.DirectMountFlags |= unix.MS_NOSUID
 	}
 	if !opt.Dev {
 		m.DirectMountFlags |= unix.MS_NODEV
+	}
+	if opt.NoExec {
+		m.Options = append(m.Options, "noexec") // understood on both ways of mounting
 	}
 	if opt.Upper == "" {
 		m.DirectMountFlags |= unix.MS_RDONLY
