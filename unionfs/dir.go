@@ -249,15 +249,15 @@ func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
 		return e.origin, nil
 	}
 	marks, err := fs.upperMarks(parent, e.name)
-	if err != nil || marks.opaque {
+	if err != nil || marks.Opaque {
 		return noInum, err
 	}
 	low, ok := noInum, false
 	switch {
-	case strings.HasPrefix(marks.redirect, "/"):
-		low, ok, err = lowerDirOf(fs.tree, marks.redirect)
-	case marks.redirect != "":
-		low, ok, err = fs.lowerChild(d, marks.redirect)
+	case strings.HasPrefix(marks.Redirect, "/"):
+		low, ok, err = lowerDirOf(fs.tree, marks.Redirect)
+	case marks.Redirect != "":
+		low, ok, err = fs.lowerChild(d, marks.Redirect)
 	case !e.marker:
 		low, ok, err = fs.lowerChild(d, e.name)
 	}
@@ -273,20 +273,20 @@ func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
 // upperMarks reads what the directory name in parent, in the upper, says of the
 // layers. A redirect counts even beside the marker file of the OCI dialect, for
 // which the name alone is opaque.
-func (fs *FS) upperMarks(parent *node, name string) (dirMarks, error) {
+func (fs *FS) upperMarks(parent *node, name string) (whiteout.Marks, error) {
 	dir, err := fs.upperFD(parent)
 	if err != nil {
-		return dirMarks{}, err
+		return whiteout.Marks{}, err
 	}
 	defer dir.release()
 	fd, err := at.OpenDir(dir.fd, name)
 	if err != nil {
-		return dirMarks{}, stale(err)
+		return whiteout.Marks{}, stale(err)
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
-	marks, err := readMarks(fd)
-	if err == nil && !marks.opaque && marks.redirect == "" {
-		marks.opaque, err = at.Exists(fd, whiteout.OpaqueName)
+	marks, err := whiteout.ReadMarks(fd)
+	if err == nil && !marks.Opaque && marks.Redirect == "" {
+		marks.Opaque, err = at.Exists(fd, whiteout.OpaqueName)
 	}
 	return marks, err
 }

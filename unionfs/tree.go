@@ -43,6 +43,7 @@ const noInum = ^Inum(0)
 // methods may be called from several goroutines.
 type Tree struct {
 	layers []layer
+	roots  []int // descriptors of the layers' roots
 	fds    *fdCache
 	devs   devTable
 	links  linkTable
@@ -54,7 +55,6 @@ type Tree struct {
 }
 
 type layer struct {
-	root int
 	cut  map[string]bool
 	live bool
 }
@@ -117,7 +117,8 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 		for _, c := range l.Cut {
 			cut[strings.Trim(filepath.Clean("/"+c), "/")] = true
 		}
-		t.layers = append(t.layers, layer{fd, cut, l.Live})
+		t.roots = append(t.roots, fd)
+		t.layers = append(t.layers, layer{cut, l.Live})
 		root.layers = append(root.layers, uint16(i))
 	}
 	t.inodes = []*inode{root}
@@ -127,10 +128,10 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 // Close closes all descriptors of the tree, which must not be in use.
 func (t *Tree) Close() {
 	t.fds.closeAll()
-	for _, l := range t.layers {
-		_ = unix.Close(l.root) // a directory, read only
+	for _, fd := range t.roots {
+		_ = unix.Close(fd) // a directory, read only
 	}
-	t.layers = nil
+	t.roots = nil
 }
 
 func (t *Tree) inode(n Inum) *inode {
@@ -178,7 +179,9 @@ func (t *Tree) pathIn(n Inum, layer uint16) string {
 	for n != 0 {
 		i := t.inode(n)
 		if p, ok := i.moved[layer]; ok {
-			parts = append(parts, p)
+			if p != "" { // not the root of the layer
+				parts = append(parts, p)
+			}
 			break
 		}
 		parts = append(parts, i.name)
@@ -194,7 +197,7 @@ func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
 	if o := t.fds.get(key, false); o != nil {
 		return o, nil
 	}
-	fd, err := at.Beneath(t.layers[layer].root, t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := at.Beneath(t.roots[layer], t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, stale(err)
 	}
@@ -206,7 +209,7 @@ func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
 func (t *Tree) at(n Inum, fn func(dir int, name string) error) error {
 	i := t.inode(n)
 	if n == 0 {
-		return fn(t.layers[0].root, "")
+		return fn(t.roots[0], "")
 	}
 	dir, err := t.dirFD(i.layers[0], i.parent)
 	if err != nil {

@@ -63,7 +63,7 @@ func (t *Tree) listxattr(n Inum) (names []string, err error) {
 }
 
 func (t *Tree) unique(dev, ino uint64) uint64 { return t.devs.ino(dev, ino) }
-func (t *Tree) rootFD() int                   { return t.layers[0].root }
+func (t *Tree) rootFD() int                   { return t.roots[0] }
 
 // splitPath gives the names of a path, without empty ones.
 func splitPath(path string) iter.Seq[string] {

@@ -66,10 +66,10 @@ func (m *merge) layers(layers []uint16) error {
 		switch {
 		case err != nil:
 			return err
-		case marks.opaque:
+		case marks.Opaque:
 			return nil
-		case marks.redirect != "":
-			if layers, err = m.follow(layer, marks.redirect); err != nil {
+		case marks.Redirect != "":
+			if layers, err = m.follow(layer, marks.Redirect); err != nil {
 				return err
 			}
 		default:
@@ -80,39 +80,38 @@ func (m *merge) layers(layers []uint16) error {
 }
 
 // follow finds what a directory of layer continues that was moved.
-func (m *merge) follow(layer uint16, redirect string) ([]uint16, error) {
+func (m *merge) follow(layer uint16, redirect string) (layers []uint16, err error) {
 	i := m.tree.inode(m.dir)
 	parts, err := m.continues(i, layer, redirect)
 	if err != nil {
 		return nil, err
 	}
-	var layers []uint16
 	for _, p := range parts {
 		if i.moved == nil {
 			i.moved = make(map[uint16]string)
 		}
-		i.moved[p.layer] = p.path
-		layers = append(layers, p.layer)
+		i.moved[uint16(p.Layer)] = p.Path
+		layers = append(layers, uint16(p.Layer))
 	}
 	return layers, nil
 }
 
 // continues resolves a redirect of the directory i in layer.
-func (m *merge) continues(i *inode, layer uint16, redirect string) ([]part, error) {
+func (m *merge) continues(i *inode, layer uint16, redirect string) ([]whiteout.Part, error) {
 	if strings.HasPrefix(redirect, "/") || i.parent == noInum {
-		return m.tree.resolve(layer+1, redirect)
+		return whiteout.Resolve(m.tree.roots, int(layer)+1, redirect)
 	}
-	var siblings []part
+	var siblings []whiteout.Part
 	for _, l := range m.tree.inode(i.parent).parts {
 		if l > layer {
-			siblings = append(siblings, part{l, m.tree.pathIn(i.parent, l)})
+			siblings = append(siblings, whiteout.Part{Layer: int(l), Path: m.tree.pathIn(i.parent, l)})
 		}
 	}
-	return m.tree.step(siblings, redirect)
+	return whiteout.Step(m.tree.roots, siblings, redirect)
 }
 
 // layer adds what one layer says and returns what marks the directory there.
-func (m *merge) layer(layer uint16) (marks dirMarks, err error) {
+func (m *merge) layer(layer uint16) (marks whiteout.Marks, err error) {
 	dir, err := m.tree.dirFD(layer, m.dir)
 	if err != nil {
 		return marks, err
@@ -139,9 +138,9 @@ func (m *merge) layer(layer uint16) (marks dirMarks, err error) {
 		m.hide(name)
 	}
 	if int(layer) == len(m.tree.layers)-1 || list.Opaque { // nothing below
-		return dirMarks{opaque: true}, nil
+		return whiteout.Marks{Opaque: true}, nil
 	}
-	return readMarks(fd)
+	return whiteout.ReadMarks(fd)
 }
 
 func (m *merge) entry(layer uint16, e at.Dirent, dev uint64) {

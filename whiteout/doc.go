@@ -1,11 +1,13 @@
-// Package whiteout is how "hidden here" is written into a layer and read back.
+// Package whiteout is what a directory of a layer says of the layers below it:
+// how "hidden here" is written, and "you have it elsewhere", and read back.
 //
 // Its law: what is hidden, then read back, is the same set of names, in either
 // dialect. The nouns:
 //
 //   - a whiteout hides one name of the layers below;
 //   - an opaque directory hides every name of the layers below it;
-//   - a dialect is a way to write the two.
+//   - a redirect says where the layers below have a directory that was renamed;
+//   - a dialect is a way to write the first two.
 //
 // The overlay dialect is the kernel's (Documentation/filesystems/overlayfs.rst,
 // "whiteouts and opaque directories"): a character device 0/0, and the extended

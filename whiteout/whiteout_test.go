@@ -194,3 +194,50 @@ func entryNames(l Listing) []string {
 	}
 	return names
 }
+
+// layers makes directories below a temporary one and returns their descriptors.
+func layers(t *testing.T, dirs ...[]string) (roots []int, paths []string) {
+	t.Helper()
+	for _, list := range dirs {
+		root := t.TempDir()
+		for _, dir := range list {
+			require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+		}
+		roots, paths = append(roots, openDir(t, root)), append(paths, root)
+	}
+	return roots, paths
+}
+
+func redirect(t *testing.T, dir, target string) {
+	t.Helper()
+	require.NoError(t, unix.Setxattr(dir, "user.overlay.redirect", []byte(target), 0))
+}
+
+func TestResolve(t *testing.T) {
+	roots, paths := layers(t, []string{"X"}, []string{"P/s", "a/b"}, []string{"P/t", "Q/s", "Q/t", "X"}, []string{"Q/t", "X", "a/b"})
+	resolve := func(first int, target string) []Part {
+		parts, err := Resolve(roots, first, target)
+		require.NoError(t, err)
+		return parts
+	}
+	require.Equal(t, []Part{{1, "a/b"}, {3, "a/b"}}, resolve(0, "/a/b"))
+	require.Equal(t, []Part{{0, ""}, {1, ""}, {2, ""}, {3, ""}}, resolve(0, "/"))
+	require.Equal(t, []Part{{2, "X"}, {3, "X"}}, resolve(1, "X"))
+	for _, nowhere := range []string{"/absent", "/a/../X", "/a/b/" + strings.Repeat("n", 300)} {
+		require.Empty(t, resolve(0, nowhere), nowhere)
+	}
+
+	// A redirect on the way, of a directory whose parent was moved, too: s of P is
+	// the t of Q.
+	redirect(t, filepath.Join(paths[1], "P"), "/Q")
+	redirect(t, filepath.Join(paths[1], "P/s"), "t")
+	require.Equal(t, []Part{{1, "P/s"}, {2, "Q/t"}, {3, "Q/t"}}, resolve(1, "/P/s"))
+	redirect(t, filepath.Join(paths[1], "P/s"), "../../X")
+	require.Equal(t, []Part{{1, "P/s"}}, resolve(1, "/P/s"), "a redirect that is no name leads nowhere")
+
+	// An opaque root hides all below it.
+	require.NoError(t, unix.Setxattr(paths[2], "user.overlay.opaque", []byte("y"), 0))
+	require.Equal(t, []Part{{2, "X"}}, resolve(1, "/X"))
+	require.NoError(t, OCI.Hide(openDir(t, paths[1]), "X"))
+	require.Empty(t, resolve(1, "/X"))
+}

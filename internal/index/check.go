@@ -312,3 +312,8 @@ func (k *checker) slotTable() error {
 	}
 	return nil
 }
+
+// isName tells whether name can be one in a directory.
+func isName(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= maxName && !strings.ContainsAny(name, "/\x00")
+}

@@ -42,12 +42,13 @@ type attrs struct {
 }
 
 // below lists the parts of d in layers below one.
-func (d *dir) below(layer uint16) []part {
-	i := slices.IndexFunc(d.parts, func(p part) bool { return p.layer > layer })
-	if i < 0 {
-		return nil
+func (d *dir) below(layer uint16) (parts []whiteout.Part) {
+	for _, p := range d.parts {
+		if p.layer > layer {
+			parts = append(parts, whiteout.Part{Layer: int(p.layer), Path: p.path})
+		}
 	}
-	return slices.Clone(d.parts[i:])
+	return parts
 }
 
 // candidates is where the names say that d is.
@@ -87,11 +88,11 @@ func (b *builder) merge(d *dir) (found []*dir, err error) {
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("layer %d: /%s: %w", p.layer, p.path, err)
-		case marks.opaque:
+		case marks.Opaque:
 			todo = nil
-		case marks.redirect != "":
-			if todo, err = b.follow(d, p, marks.redirect); err != nil {
-				return nil, fmt.Errorf("layer %d: /%s: redirect to %q: %w", p.layer, p.path, marks.redirect, err)
+		case marks.Redirect != "":
+			if todo, err = b.follow(d, p, marks.Redirect); err != nil {
+				return nil, fmt.Errorf("layer %d: /%s: redirect to %q: %w", p.layer, p.path, marks.Redirect, err)
 			}
 		default:
 			todo = todo[1:]
@@ -108,29 +109,29 @@ func (b *builder) merge(d *dir) (found []*dir, err error) {
 }
 
 // part adds what one layer says and returns what marks the directory there.
-func (m *merging) part(p part) (marks, error) {
+func (m *merging) part(p part) (whiteout.Marks, error) {
 	fd, err := m.b.open(p)
 	if err != nil {
-		return marks{}, err
+		return whiteout.Marks{}, err
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
 	list, err := whiteout.Read(fd)
 	if err != nil {
-		return marks{}, err
+		return whiteout.Marks{}, err
 	}
 	m.dir.entries = slices.Grow(m.dir.entries, len(list.Entries))
 	for i := range list.Entries {
 		if err := m.add(fd, p.layer, &list.Entries[i]); err != nil {
-			return marks{}, err
+			return whiteout.Marks{}, err
 		}
 	}
 	for _, name := range list.Hidden {
 		m.hide(name)
 	}
 	if int(p.layer) == len(m.b.roots)-1 || list.Opaque { // nothing below
-		return marks{opaque: true}, nil
+		return whiteout.Marks{Opaque: true}, nil
 	}
-	return readMarks(fd)
+	return whiteout.ReadMarks(fd)
 }
 
 // add adds the file that a layer has under a name.
