@@ -65,19 +65,6 @@ func TestPsRows(t *testing.T) {
 	require.Equal(t, `"sh -c echo \"a long line of text\""`, rows[0].Command)
 }
 
-func TestParseMountOptions(t *testing.T) {
-	opt, err := parseMountOptions([]string{`lowerdir=/a:/b\:c,upperdir=/u\,v`, "workdir=/w,ro"})
-	require.NoError(t, err)
-	require.Equal(t, []string{"/a", "/b:c"}, opt.Lowers)
-	require.Equal(t, "/u,v", opt.Upper)
-	require.Equal(t, "/w", opt.Work)
-	require.True(t, opt.ReadOnly)
-	for _, bad := range []string{"", "nonsense", "upperdir=/u"} {
-		_, err := parseMountOptions([]string{bad})
-		require.Error(t, err, bad)
-	}
-}
-
 func TestExitErrors(t *testing.T) {
 	inner := errors.New("inner")
 	err := fmt.Errorf("outer: %w", exitError{7, inner})

@@ -18,6 +18,9 @@ var version = "0.0.0-dev"
 
 func main() {
 	runner.Stage() // an init stage never comes back from here
+	if f, ok := faceOf(os.Args[0]); ok {
+		os.Exit(f.run(os.Args))
+	}
 	// A verb is over before a collection would pay; who lives on sets it back.
 	// Measured: 5 of 60 ms of a run.
 	debug.SetGCPercent(800)

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,93 +12,55 @@ import (
 // mount is `varve mount`.
 func (c *cli) mount() *cobra.Command {
 	var options []string
-	var foreground bool
+	var foreground, debug bool
 	cmd := &cobra.Command{
-		Use:   "mount -o lowerdir=A[:B...][,upperdir=U,workdir=W] [-f] DIRECTORY",
+		Use:   "mount -o lowerdir=A[:B...][,upperdir=U,workdir=W][,OPTION...] [-f] [SOURCE] DIRECTORY",
 		Short: "Mount a union of directories",
 		Long: "Mount the union of the lower directories, the first of them on top, and of an upper that takes the changes.\n" +
 			"Without an upper the view is read-only. It stays until 'umount DIRECTORY', or 'fusermount3 -u DIRECTORY'.\n" +
-			"A colon or a comma in a path is written with a backslash before it.",
+			"A colon or a comma in a path is written with a backslash before it. varve(1) lists all options.",
 		Example: "  varve mount -o lowerdir=/usr,upperdir=up,workdir=work view",
-		Args:    exactArgs(1),
+		Args:    rangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt, err := parseMountOptions(options)
+			r := mountRequest{target: args[len(args)-1], options: options, front: foreground}
+			if len(args) == 2 {
+				r.source = args[0]
+			}
+			if debug {
+				r.options = append(r.options, "debug")
+			}
+			opt, unknown, err := engine.ParseMount(r.options)
+			if err == nil && len(unknown) > 0 {
+				err = fmt.Errorf("unknown mount option %q", unknown[0])
+			}
 			if err != nil {
 				return usage(cmd, err)
 			}
-			if !foreground {
-				err := engine.MountInBackground(args[0], c.args)
-				if errors.Is(err, engine.ErrTold) {
-					return exitError{code: 1}
-				}
-				return err
-			}
-			return engine.Mount(args[0], opt)
+			opt.Named(r.source, "varve")
+			return r.mount(opt, append([]string{"varve"}, c.args...))
 		},
 	}
-	cmd.Flags().StringArrayVarP(&options, "options", "o", nil, "lowerdir=, upperdir=, workdir=, separated by commas")
+	cmd.Flags().StringArrayVarP(&options, "options", "o", nil, "lowerdir=, upperdir=, workdir=, …, separated by commas")
 	cmd.Flags().BoolVarP(&foreground, "foreground", "f", false, "stay in the foreground until it is unmounted")
+	cmd.Flags().BoolVarP(&debug, "debug", "d", false, "log every request on stderr, and stay in the foreground")
 	return cmd
 }
 
-// parseMountOptions reads the -o options in the form of overlayfs.
-func parseMountOptions(list []string) (engine.MountOptions, error) {
-	var opt engine.MountOptions
-	for _, text := range list {
-		for _, one := range split(text, ',') {
-			key, value, _ := strings.Cut(one, "=")
-			switch key {
-			case "lowerdir":
-				opt.Lowers = nil
-				for _, dir := range split(value, ':') {
-					opt.Lowers = append(opt.Lowers, plain(dir))
-				}
-			case "upperdir":
-				opt.Upper = plain(value)
-			case "workdir":
-				opt.Work = plain(value)
-			case "ro":
-				opt.ReadOnly = true
-			case "", "rw":
-			default:
-				return opt, fmt.Errorf("unknown mount option %q", one)
-			}
-		}
-	}
-	if len(opt.Lowers) == 0 {
-		return opt, errors.New("a union needs at least one lower directory: -o lowerdir=DIRECTORY")
-	}
-	return opt, nil
+// mountRequest is a mount as a command line asks for it.
+type mountRequest struct {
+	source, target string
+	options        []string // the values of -o
+	front          bool     // stay in the foreground
 }
 
-// split cuts text at each sep that no backslash stands before.
-func split(text string, sep byte) []string {
-	var parts []string
-	start := 0
-	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case sep:
-			parts = append(parts, text[start:i])
-			start = i + 1
-		}
+// mount does it, with the options parsed; args is the whole command line.
+func (r mountRequest) mount(opt engine.MountOptions, args []string) error {
+	if r.front || opt.InFront() || engine.InBackground() {
+		return engine.Mount(r.target, opt)
 	}
-	return append(parts, text[start:])
-}
-
-// plain takes the backslashes away and makes the path absolute, since the
-// working directory will be left.
-func plain(path string) string {
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '\\' && i+1 < len(path) {
-			i++
-		}
-		b.WriteByte(path[i])
+	err := engine.MountInBackground(r.target, args)
+	if errors.Is(err, engine.ErrTold) {
+		return exitError{code: 1}
 	}
-	if dir, err := os.Getwd(); err == nil && b.Len() > 0 && !strings.HasPrefix(b.String(), "/") {
-		return dir + "/" + b.String()
-	}
-	return b.String()
+	return err
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 
@@ -15,81 +17,107 @@ import (
 	"github.com/varvefs/varve/unionfs"
 )
 
-// MountOptions are what `varve mount` asks for. Lowers is required.
-type MountOptions struct {
-	Lowers      []string // top first
-	Upper, Work string   // both or neither
-	ReadOnly    bool     // in spite of an upper, which is then the topmost lower
-}
-
 // readyEnv is the number of the descriptor on which a mount in the background
 // tells that it answers.
 const readyEnv = "_VARVE_READY"
 
+// InBackground tells whether this process was started by [MountInBackground]: it
+// is to call [Mount], and has been told on by its parent.
+func InBackground() bool { return os.Getenv(readyEnv) != "" }
+
 // Mount mounts a union of directories and serves it until it is unmounted, or
 // this process gets SIGINT, SIGTERM or SIGHUP.
 func Mount(mountpoint string, opt MountOptions) error {
-	if opt.ReadOnly && opt.Upper != "" {
-		opt.Lowers = append([]string{opt.Upper}, opt.Lowers...)
-		opt.Upper, opt.Work = "", ""
-	}
-	root := os.Geteuid() == 0
-	view := unionfs.Options{Upper: opt.Upper, Work: opt.Work, AllowOther: root, Suid: root, Dev: root}
-	for _, dir := range opt.Lowers {
-		view.Lowers = append(view.Lowers, unionfs.Lower{Path: dir})
-	}
-	server, err := unionfs.Mount(mountpoint, view)
+	ready, err := readyPipe()
 	if err != nil {
 		return err
 	}
-	if err := tellReady(); err != nil {
-		return errors.Join(err, server.Unmount())
+	mountpoint, err = filepath.Abs(mountpoint)
+	if err != nil {
+		return err
 	}
-	return serve(server)
-}
-
-// serve waits for the end of a view, and brings it about when a signal asks.
-func serve(server *unionfs.Server) error {
-	debug.SetGCPercent(100) // main has set it for short verbs
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	unix.Umask(0) // the modes of new files are the callers', and come with the umask of those
+	server, err := unionfs.Mount(mountpoint, opt.options())
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		if err := tellReady(ready); err != nil {
+			return errors.Join(err, server.Unmount())
+		}
+	}
+	return serve(server, signals)
+}
+
+// serve waits for the end of a view, and brings it about when a signal asks. A view
+// in use is taken away from who comes later, and served on to who is in it; a
+// second signal ends that.
+func serve(server *unionfs.Server, signals <-chan os.Signal) error {
+	debug.SetGCPercent(100) // main has set it for short verbs
 	done := make(chan struct{})
 	go func() { server.Wait(); close(done) }()
+	detached := false
 	for {
 		select {
 		case <-done:
 			return nil
-		case <-signals:
-			if err := server.Unmount(); err != nil {
+		case s := <-signals:
+			if detached {
+				return fmt.Errorf("ended by a second signal (%v) while the view was in use", s)
+			}
+			err := server.Unmount()
+			if err == nil {
+				continue // done
+			}
+			if detached = true; server.Detach() != nil {
 				fmt.Fprintln(os.Stderr, "varve:", err) // it stays, and is served on
+				detached = false
 			}
 		}
 	}
 }
 
-// tellReady tells the process that waits in MountInBackground, if there is one,
-// and lets go of its stderr: somebody may wait for the end of that.
-func tellReady() error {
+// readyPipe is what to tell on that the view answers; nil if nobody waits for it.
+func readyPipe() (*os.File, error) {
 	number := os.Getenv(readyEnv)
 	if number == "" {
-		return nil
+		return nil, nil
+	}
+	if err := os.Unsetenv(readyEnv); err != nil {
+		return nil, err
 	}
 	fd, err := strconv.Atoi(number)
 	if err != nil {
-		return fmt.Errorf("%s: %w", readyEnv, err)
+		return nil, fmt.Errorf("%s: %w", readyEnv, err)
 	}
-	pipe := os.NewFile(uintptr(fd), "ready")
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return errors.Join(err, pipe.Close())
-	}
-	_, err = pipe.Write([]byte{1})
-	return errors.Join(err, pipe.Close(), unix.Dup3(int(null.Fd()), unix.Stderr, 0), null.Close())
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "ready"), nil
 }
 
-// MountInBackground runs the command args again with -f as a process of its own,
-// and returns when its view answers. What goes wrong before that is said on
-// stderr, in its own words.
+// tellReady lets go of all that the caller may wait for, the working directory and
+// the standard descriptors, and tells that the view answers.
+func tellReady(ready *os.File) error {
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return errors.Join(fmt.Errorf("dup3: %w", err), null.Close())
+		}
+	}
+	_, err = ready.Write([]byte{1})
+	return errors.Join(err, ready.Close(), null.Close())
+}
+
+// MountInBackground runs the command line args, with args[0], again as a process
+// of its own, in which [InBackground] is true, and returns when its view answers.
+// What goes wrong before that is said on stderr, in its own words.
 func MountInBackground(mountpoint string, args []string) error {
 	ready, readyEnd, err := os.Pipe()
 	if err != nil {
@@ -102,15 +130,29 @@ func MountInBackground(mountpoint string, args []string) error {
 	}
 	defer func() { _ = words.Close() }() // only read
 	child, err := runner.StartSelf(runner.Self{
-		Args:   append([]string{"varve"}, append(args[:len(args):len(args)], "-f")...),
-		Env:    append(os.Environ(), readyEnv+"=3"),
+		Args: args, Env: append(os.Environ(), readyEnv+"=3"),
 		Stderr: wordsEnd, Files: []*os.File{readyEnd}, Setsid: true,
 	})
 	err = errors.Join(err, readyEnd.Close(), wordsEnd.Close())
 	if err != nil {
 		return fmt.Errorf("mount %q in the background: %w", mountpoint, err)
 	}
-	return awaitReady(child, ready, words)
+	err = awaitReady(child, ready, words)
+	if err != nil {
+		err = errors.Join(err, clearDead(mountpoint))
+	}
+	return err
+}
+
+// clearDead unmounts a view whose server was killed before it could say a word.
+func clearDead(mountpoint string) error {
+	if _, err := os.Stat(mountpoint); !errors.Is(err, unix.ENOTCONN) {
+		return nil
+	}
+	if os.Geteuid() == 0 {
+		return os.NewSyscallError("umount", unix.Unmount(mountpoint, unix.MNT_DETACH))
+	}
+	return exec.Command("fusermount3", "-u", "-z", mountpoint).Run()
 }
 
 // ErrTold: the process that was started has said on stderr what went wrong.
