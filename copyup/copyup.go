@@ -3,6 +3,7 @@ package copyup
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,22 +41,42 @@ type Job struct {
 }
 
 // Staged is a finished copy in the work directory.
-type Staged struct{ job Job }
+type Staged struct {
+	job  Job
+	file int // a regular file, open for reading and writing; -1: none
+}
 
 // Stage makes the copy in the work directory, complete with owner, mode,
 // attributes and times. On an error nothing is left of it. Directories are made
-// empty: what is in them is not their file.
+// empty: what is in them is not their file. The caller ends with Publish, Nameless
+// or Discard, and Close.
 func Stage(job Job) (*Staged, error) {
-	err := job.make()
+	s := &Staged{job, -1}
+	err := s.make()
 	if err == nil {
-		err = job.dress()
+		err = s.dress()
 	}
 	if err != nil {
-		// The first error is the one to tell; what stays is swept at the next mount.
-		_ = at.RemoveAll(job.Work, job.Temp)
+		s.Discard()
 		return nil, fmt.Errorf("copy up %q: %w", job.LowerName, err)
 	}
-	return &Staged{job}, nil
+	return s, nil
+}
+
+// Take gives the caller the descriptor of a regular file, open for reading and
+// writing; -1 for anything else. It is what is open already: to write is what most
+// files are brought up for.
+func (s *Staged) Take() int {
+	fd := s.file
+	s.file = -1
+	return fd
+}
+
+// Close closes what Take did not take. What was written was synced before.
+func (s *Staged) Close() {
+	if fd := s.Take(); fd >= 0 {
+		_ = unix.Close(fd)
+	}
 }
 
 // Link gives the copy a further name, for a file that has several, before it is
@@ -104,8 +125,9 @@ func (s *Staged) Nameless() (int, error) {
 	return at.Open(s.job.Work, s.job.Temp, unix.O_PATH, 0)
 }
 
-// Discard removes the copy.
+// Discard removes the copy, and closes it.
 func (s *Staged) Discard() {
+	s.Close()
 	_ = at.RemoveAll(s.job.Work, s.job.Temp) // what stays is swept at the next mount
 }
 
@@ -119,11 +141,12 @@ func (j *Job) step(name string, fn func() error) error {
 }
 
 // make makes the file of the right type, with its data, private until it is dressed.
-func (j *Job) make() error {
+func (s *Staged) make() error {
+	j := &s.job
 	return j.step("make", func() error {
 		switch kind := j.Stat.Mode & unix.S_IFMT; kind {
 		case unix.S_IFREG:
-			return j.makeRegular()
+			return s.makeRegular()
 		case unix.S_IFDIR:
 			return at.Mkdir(j.Work, j.Temp, 0o700)
 		case unix.S_IFLNK:
@@ -141,26 +164,23 @@ func (j *Job) make() error {
 // dress gives the copy what belongs to it beside the data. The order matters:
 // attributes come before the mode, which may keep us from setting them; chown
 // clears the setuid bit and file capabilities; times come last.
-func (j *Job) dress() error {
+func (s *Staged) dress() error {
+	j := &s.job
 	if j.Ino != 0 {
-		if err := j.step("ino", j.noteIno); err != nil {
+		if err := j.step("ino", s.noteIno); err != nil {
 			return err
 		}
 	}
 	if !j.KeepOwner {
-		if err := j.step("chown", func() error {
-			return at.Chown(j.Work, j.Temp, int(j.Stat.Uid), int(j.Stat.Gid))
-		}); err != nil {
+		if err := j.step("chown", s.chown); err != nil {
 			return err
 		}
 	}
-	if err := j.step("xattrs", j.copyXattrs); err != nil {
+	if err := j.step("xattrs", s.copyXattrs); err != nil {
 		return err
 	}
 	if j.Stat.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := j.step("chmod", func() error {
-			return at.Chmod(j.Work, j.Temp, j.Stat.Mode&0o7777)
-		}); err != nil {
+		if err := j.step("chmod", s.chmod); err != nil {
 			return err
 		}
 	}
@@ -169,10 +189,44 @@ func (j *Job) dress() error {
 	})
 }
 
+func (s *Staged) chown() error {
+	j := &s.job
+	if s.file < 0 {
+		return at.Chown(j.Work, j.Temp, int(j.Stat.Uid), int(j.Stat.Gid))
+	}
+	err := unix.Fchown(s.file, int(j.Stat.Uid), int(j.Stat.Gid))
+	return pathError("chown", j.Temp, err)
+}
+
+func (s *Staged) chmod() error {
+	j := &s.job
+	if s.file < 0 {
+		return at.Chmod(j.Work, j.Temp, j.Stat.Mode&0o7777)
+	}
+	return pathError("chmod", j.Temp, unix.Fchmod(s.file, j.Stat.Mode&0o7777))
+}
+
+func (s *Staged) setxattr(attr string, value []byte) error {
+	j := &s.job
+	if s.file < 0 {
+		return at.Setxattr(j.Work, j.Temp, attr, value, 0)
+	}
+	return pathError("setxattr "+attr, j.Temp, unix.Fsetxattr(s.file, attr, value, 0))
+}
+
+// pathError is as package at has it.
+func pathError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: name, Err: err}
+}
+
 // copyXattrs copies all attributes but the union's own. One that this process
 // may not set, or that the upper's file system does not know, is left out, unless
 // it is one that programs set themselves (user.*) or an access list.
-func (j *Job) copyXattrs() error {
+func (s *Staged) copyXattrs() error {
+	j := &s.job
 	attrs, err := at.Listxattr(j.Lower, j.LowerName)
 	if err != nil {
 		return err
@@ -188,7 +242,7 @@ func (j *Job) copyXattrs() error {
 		if err != nil {
 			return err
 		}
-		err = at.Setxattr(j.Work, j.Temp, attr, value, 0)
+		err = s.setxattr(attr, value)
 		if err != nil && (mustKeep(attr) || !notPermitted(err)) {
 			return err
 		}

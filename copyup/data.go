@@ -11,16 +11,13 @@ import (
 	"github.com/varvefs/varve/internal/at"
 )
 
-func (j *Job) makeRegular() (err error) {
-	out, err := at.Open(j.Work, j.Temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil {
+// makeRegular makes a regular file and leaves it open, for what is to be done with
+// it here and later.
+func (s *Staged) makeRegular() (err error) {
+	j := &s.job
+	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600); err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := unix.Close(out); err == nil && cerr != nil {
-			err = os.NewSyscallError("close", cerr)
-		}
-	}()
 	if j.Empty || j.Stat.Size == 0 {
 		return nil
 	}
@@ -29,26 +26,30 @@ func (j *Job) makeRegular() (err error) {
 		return err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
-	if err := j.step("data", func() error { return Data(in, out) }); err != nil {
+	if err := j.step("data", func() error { return Data(in, s.file) }); err != nil {
 		return err
 	}
 	if j.Volatile {
 		return nil
 	}
-	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(out)) })
+	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
 }
+
+// smallFile is the size up to which a file is not worth the try to share it: one
+// system call more, which few file systems grant. copy_file_range tries it, too.
+const smallFile = 64 << 10
 
 // Data copies the regular file behind in to the empty one behind out: as a
 // shared copy (FICLONE) where the file system can, else extent by extent with
 // copy_file_range(2), else by reading and writing. Holes stay holes. Both
 // descriptors stay the caller's; their positions do not matter.
 func Data(in, out int) error {
-	if unix.IoctlFileClone(out, in) == nil {
-		return nil
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(in, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
+	}
+	if st.Size > smallFile && unix.IoctlFileClone(out, in) == nil {
+		return nil
 	}
 	c := copier{in: in, out: out}
 	if st.Blocks*512 >= st.Size { // no holes, as almost always

@@ -4,8 +4,6 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/varvefs/varve/internal/at"
 )
 
 // A file keeps its inode number when it is brought up, so it is noted on the
@@ -14,11 +12,11 @@ import (
 // number changes with the next mount.
 var inoAttrs = [...]string{"trusted.varve.ino", "user.varve.ino"}
 
-func (j *Job) noteIno() error {
-	value := strconv.AppendUint(nil, j.Ino, 10)
+func (s *Staged) noteIno() error {
+	value := strconv.AppendUint(nil, s.job.Ino, 10)
 	var err error
 	for _, attr := range inoAttrs {
-		if err = at.Setxattr(j.Work, j.Temp, attr, value, 0); err == nil {
+		if err = s.setxattr(attr, value); err == nil {
 			return nil
 		}
 	}

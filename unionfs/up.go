@@ -41,6 +41,7 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer staged.Close()
 	return n, fs.settle(n, names, staged)
 }
 
@@ -116,6 +117,9 @@ func (fs *FS) settle(n *node, places []place, staged *copyup.Staged) error {
 		n.mu.Unlock()
 	} else if err := fs.settleNamed(n, places, staged); err != nil {
 		return err
+	}
+	if fd := staged.Take(); fd >= 0 {
+		fs.fds.put(fdKey{kind: fileFD, id: n.id}, fd, true).release()
 	}
 	n.upper.Store(true)
 	fs.fds.drop(fdKey{kind: lowerFileFD, id: uint64(n.low)}) // nobody asks for it again
