@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +102,7 @@ func (s *supervisor) run() (int, error) {
 	if err := s.start(); err != nil {
 		return 0, err
 	}
-	debug.SetGCPercent(100) // main has set it for short verbs
+	tuneForServing()
 	stop := make(chan struct{})
 	go s.relay(stop)
 	code, err := s.process.Wait()
