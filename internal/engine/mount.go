@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +54,7 @@ func Mount(mountpoint string, opt MountOptions) error {
 // in use is taken away from who comes later, and served on to who is in it; a
 // second signal ends that.
 func serve(server *unionfs.Server, signals <-chan os.Signal) error {
-	debug.SetGCPercent(100) // main has set it for short verbs
+	tuneForServing()
 	done := make(chan struct{})
 	go func() { server.Wait(); close(done) }()
 	detached := false

@@ -125,6 +125,7 @@ func (s *supervisor) mount() error {
 		return fmt.Errorf("prepare the root directory: %w", err)
 	}
 	s.lowers = lowers
+	unix.Umask(0) // the modes of new files are the program's, and come with its umask
 	view := unionfs.Options{
 		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
