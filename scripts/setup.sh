@@ -18,6 +18,9 @@ if [ "${1:-test}" = test ]; then
 	need setfattr attr
 	need getfacl acl
 	need useradd passwd
+	need podman podman
+	need buildah buildah
+	need runc runc
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.
