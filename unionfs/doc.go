@@ -32,6 +32,10 @@
 // (requests_test.go holds the counts). Requests carry a node and no handle;
 // descriptors are kept in an LRU (fdcache.go).
 //
+// That is the [Mode] Cached. Writeback lets the kernel collect writes, Plain hears of
+// every open and close (open.go), and Passthrough lets the kernel read and write
+// the files of the upper by itself (passthrough.go).
+//
 // # Locks, in the order in which they are taken
 //
 //  1. node.copying, while a file is brought up; its parents came before it.
@@ -41,7 +45,7 @@
 //     the upper, but never while data is copied.
 //  3. upperDir.mu, a parent's before a child's.
 //  4. inode.loading of the tree, while a directory is merged.
-//  5. node.mu, nodeTable.mu, Tree.mu, fdCache.mu, devTable.mu: for a few
+//  5. node.mu, nodeTable.mu, Tree.mu, fdCache.mu, devTable.mu, backings.mu: for a few
 //     instructions, with nothing taken inside.
 //
 // A function that ends in Locked, or says so under Preconditions, needs one held.
