@@ -8,15 +8,26 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 TIMEOUT   ?= 20m
 FUZZTIME  ?= 30s
 ROUNDS    ?= 5
+PREFIX    ?= /usr/local
+BINDIR    ?= $(PREFIX)/bin
+DATADIR   ?= $(PREFIX)/share
+# mount(8) looks for its helpers in /sbin and nowhere else.
+SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test lint race fuzz bench clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench clean setup
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/varve, one static binary
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/varve ./cmd/varve
+
+install: build ## install binary, its other names, manual and completions (PREFIX, DESTDIR)
+	@BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) DATADIR=$(DATADIR) scripts/install.sh bin/varve "$(DESTDIR)"
+
+uninstall: ## remove what install has put in place
+	@BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) DATADIR=$(DATADIR) scripts/install.sh --remove "$(DESTDIR)"
 
 demo: build ## build bin/varve and run the main job, each step explained and checked
 	@scripts/setup.sh demo

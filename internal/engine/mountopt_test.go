@@ -3,6 +3,7 @@ package engine
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,4 +123,14 @@ func TestParseMountMany(t *testing.T) {
 	m, _, err := ParseMount([]string{text})
 	require.NoError(t, err)
 	require.Len(t, m.options().Lowers, 1000)
+}
+
+// TestManualNamesOptions: the manual page has each option that means something.
+func TestManualNamesOptions(t *testing.T) {
+	page, err := os.ReadFile("../../docs/man/varve.1")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(page), `\-`, "-")
+	for name := range mountOptions {
+		require.Regexp(t, `(?m)^\.[A-Z]+ .*\b`+name+`\b`, text, name)
+	}
 }
