@@ -362,6 +362,24 @@ func TestFaceBusy(t *testing.T) {
 	})
 }
 
+// TestFaceKilled: a server that was killed leaves a view that says so, and that can
+// be unmounted.
+func TestFaceKilled(t *testing.T) {
+	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {
+		require.NoError(t, unix.Kill(s.mount(readWrite), unix.SIGKILL))
+		testenv.Eventually(t, "it has ended", func() bool { return len(s.servers()) == 0 })
+		_, stderr, code := s.run("ls", "merged")
+		require.NotZero(t, code)
+		require.Contains(t, stderr, "Transport endpoint is not connected")
+		s.shell("fusermount3 -u merged")
+		s.gone()
+		s.mount(readWrite) // nothing of it is in the way
+		require.Equal(t, "top", s.shell("cat merged/both"))
+		s.shell("fusermount3 -u merged")
+		s.gone()
+	})
+}
+
 // TestFaceManyLayers: 500 lower directories, the first on top.
 func TestFaceManyLayers(t *testing.T) {
 	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {
