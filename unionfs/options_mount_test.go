@@ -99,14 +99,16 @@ func TestValidity(t *testing.T) {
 		opt := w.options()
 		opt.Validity = validity
 		w.mount(t, opt)
-		in := filepath.Join(w.mnt, "file")
-		_, err := os.Stat(in)
+		f, err := os.Open(filepath.Join(w.mnt, "file")) // so that the kernel does not forget it
+		require.NoError(t, err)
+		_, err = f.Stat()
 		require.NoError(t, err)
 		must(os.Chmod(filepath.Join(w.upper, "file"), 0o644))
 		time.Sleep(50 * time.Millisecond) // the kernel counts in ticks
-		fi, err := os.Stat(in)
+		fi, err := f.Stat()
 		require.NoError(t, err)
 		require.Equal(t, seen, fi.Mode(), validity)
+		require.NoError(t, f.Close())
 		w.unmount(t)
 	}
 }
