@@ -320,7 +320,11 @@ func (fs *FS) enter(parent *node, dir int, f *newFile, st *unix.Stat_t) (*node, 
 	}
 	p, n := place{parent, f.name}, f.of
 	if n == nil {
-		n = fs.nodes.add(f.kind, fs.tree.unique(st.Dev, st.Ino), 0, p)
+		shared := uint64(0)
+		if f.kind == unix.S_IFDIR {
+			shared = st.Ino
+		}
+		n = fs.nodes.add(f.kind, fs.tree.unique(st.Dev, st.Ino), shared, p)
 	} else {
 		n.addPlace(p)
 		fs.nodes.shared(n, st.Ino)

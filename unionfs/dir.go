@@ -233,7 +233,7 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 		return ref{}, false, stale(err)
 	}
 	shared := uint64(0)
-	if e.kind != unix.S_IFDIR && st.Nlink > 1 {
+	if e.kind == unix.S_IFDIR || st.Nlink > 1 {
 		shared = st.Ino
 	}
 	e.node = fs.nodes.add(e.kind, e.ino, shared, p)

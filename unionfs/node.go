@@ -67,7 +67,10 @@ type nodeTable struct {
 	mu     sync.RWMutex
 	nextID uint64
 	byID   map[uint64]*node
-	byIno  map[uint64]*node // upper files with several names, by inode number of the upper
+	// byIno finds, by their inode number in the upper, files with several names,
+	// and directories: the record of one may outlive that of the directory it is in
+	// (see keepsOrigins), and is found again when that is read anew.
+	byIno map[uint64]*node
 
 	low []*lowPage // grows under mu; the slots are used without it
 }
@@ -120,13 +123,17 @@ func (t *nodeTable) touch(low Inum, kind uint32, ino uint64) *node {
 	return n
 }
 
-// add makes the record of a file that is in the upper at p. A file of several
-// names has one record: upperIno tells them, and is 0 for a file of one name.
+// add makes the record of a file that is in the upper at p, or finds it: upperIno
+// is for a directory and for a file of several names, and 0 for all others.
 func (t *nodeTable) add(kind uint32, ino, upperIno uint64, p place) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byIno[upperIno]; upperIno != 0 && n != nil {
-		n.addPlace(p)
+		if n.isDir() {
+			n.moveTo(p)
+		} else {
+			n.addPlace(p)
+		}
 		return n
 	}
 	n := &node{id: t.nextID, low: noInum, kind: kind, ino: ino, upperIno: upperIno, pinned: -1, places: []place{p}}
@@ -147,6 +154,23 @@ func (n *node) addPlace(p place) {
 	defer n.mu.Unlock()
 	if !slices.Contains(n.places, p) {
 		n.places = append(n.places, p)
+	}
+}
+
+// moveTo makes p the one place of a directory.
+func (n *node) moveTo(p place) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.places = []place{p}
+}
+
+// gone takes a removed directory out of byIno: its number may be another's soon.
+func (t *nodeTable) gone(n *node) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.upperIno != 0 {
+		delete(t.byIno, n.upperIno)
+		n.upperIno = 0
 	}
 }
 

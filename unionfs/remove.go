@@ -261,6 +261,7 @@ func (fs *FS) replaceByWhiteout(v *victim) (trash string, err error) {
 // Preconditions: fs.ns is held for writing.
 func (fs *FS) leaveLocked(v *victim) error {
 	if n := v.r.n; n != nil && v.isDir() {
+		fs.nodes.gone(n)
 		n.dir.removed, n.dir.loaded = true, true
 		n.dir.low, n.dir.added = noInum, nil
 		clear(n.dir.entries)
