@@ -16,7 +16,8 @@ import (
 // TestPodman has podman and buildah work with this program in the place of
 // fuse-overlayfs, as root and as an ordinary user. The scripts have the commands
 // podman and buildah, with a storage of the test's own and what it takes to run
-// them on a host of hybrid cgroups and low limits, without a network.
+// them on a host of hybrid cgroups and low limits, without a network. STORAGE_OPT
+// is one more option of the storage.
 func TestPodman(t *testing.T) {
 	testenv.FUSE(t)
 	for _, name := range []string{"podman", "buildah", "runc"} {
@@ -77,8 +78,11 @@ func (p *podman) storage(work string) []string {
 var limits = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"}
 
 // line is a command line with what the verb needs here.
-func (p *podman) line(program, work string, args []string) []string {
+func (p *podman) line(program, work, option string, args []string) []string {
 	all := append([]string{program}, p.storage(work)...)
+	if option != "" {
+		all = append(all, "--storage-opt", option)
+	}
 	if program == "podman" { // crun refuses hybrid cgroups
 		all = append(all, "--tmpdir", filepath.Join(work, "temp"), "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file")
 	}
@@ -112,7 +116,7 @@ func (p *podman) buildah(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (p *podman) run(ts *testscript.TestScript, neg bool, program string, args []string) {
-	all := p.line(program, ts.Getenv("WORK"), args)
+	all := p.line(program, ts.Getenv("WORK"), ts.Getenv("STORAGE_OPT"), args)
 	if err := ts.Exec(all[0], all[1:]...); (err == nil) == neg {
 		ts.Fatalf("%s %s: %v", program, args[0], err)
 	}
@@ -122,7 +126,7 @@ func (p *podman) run(ts *testscript.TestScript, neg bool, program string, args [
 // namespace for podman. No server may be left by then.
 func (p *podman) sweep(t *testing.T, env *testscript.Env) {
 	run := func(args ...string) {
-		all := p.line("podman", env.WorkDir, args)
+		all := p.line("podman", env.WorkDir, "", args)
 		cmd := exec.Command(all[0], all[1:]...)
 		cmd.Env, cmd.Dir = env.Vars, env.WorkDir
 		_, _ = cmd.CombinedOutput() // a script may have failed half-way
