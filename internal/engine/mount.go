@@ -42,6 +42,9 @@ func Mount(mountpoint string, opt MountOptions) error {
 	if err != nil {
 		return err
 	}
+	if opt.view.IO == unionfs.Auto {
+		fmt.Fprintf(os.Stderr, "varve: io=%v\n", server.Mode())
+	}
 	if ready != nil {
 		if err := tellReady(ready); err != nil {
 			return errors.Join(err, server.Unmount())

@@ -60,6 +60,7 @@ var mountOptions = map[string]mountOption{
 	"allow_root":   flag(func(m *MountOptions, on bool) { m.view.AllowOther = m.view.AllowOther || on && os.Geteuid() == 0 }),
 	"timeout":      timeout,
 	"redirect_dir": redirectDir,
+	"index":        overlayIndex,
 	"fsname":       func(m *MountOptions, v string, _ bool) error { m.view.Name = plain(v); return nil },
 	"max_write": func(m *MountOptions, v string, _ bool) (err error) {
 		m.view.MaxWrite, err = number(v, 4096, math.MaxInt32)
@@ -74,7 +75,7 @@ var mountOptions = map[string]mountOption{
 // ask for is always or never so, or is about another implementation. The values
 // are not looked at.
 var meaningless = words(`
-	default_permissions static_nlink xino metacopy userxattr index uuid verity nfs_export threaded writeback fast_ino
+	default_permissions static_nlink xino metacopy userxattr uuid verity nfs_export threaded writeback fast_ino
 	plugins context fscontext defcontext rootcontext seclabel
 	private rprivate shared rshared slave rslave unbindable runbindable bind rbind remount
 	atime noatime relatime norelatime strictatime nostrictatime lazytime nolazytime diratime nodiratime
@@ -108,7 +109,10 @@ func ParseMount(list []string) (m MountOptions, unknown []string, err error) {
 			parse, known := mountOptions[name]
 			switch {
 			case known:
-				if err := parse(&m, value, given); err != nil {
+				err := parse(&m, value, given)
+				if errors.Is(err, errUnknown) {
+					unknown = append(unknown, one)
+				} else if err != nil {
 					return m, unknown, fmt.Errorf("mount option %q: %w", one, err)
 				}
 			case name == "" || meaningless[name] || strings.HasPrefix(name, "x-"):
@@ -242,6 +246,19 @@ func redirectDir(m *MountOptions, value string, _ bool) error {
 		return errors.New("it is one of on, off, follow and nofollow")
 	}
 	return nil
+}
+
+// errUnknown is what an option says of a value that belongs to another option of
+// the same name.
+var errUnknown = errors.New("unknown")
+
+// overlayIndex is overlayfs' option, which asks for what is always so: the names of
+// a hard link stay together.
+func overlayIndex(_ *MountOptions, value string, _ bool) error {
+	if value == "on" || value == "off" {
+		return nil
+	}
+	return errUnknown
 }
 
 func dialect(m *MountOptions, value string, _ bool) (err error) {
