@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -267,4 +268,28 @@ func TestOverrideMalformed(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 4)
 	require.Equal(t, "5000:5000 0644", owner(t, filepath.Join(w.mnt, "far")))
+}
+
+// TestPosixOverride is TestPosix for views that keep owners and modes in an
+// attribute.
+func TestPosixOverride(t *testing.T) {
+	overrides := map[string]Override{"user": OverrideUser}
+	if testenv.IsRoot() {
+		overrides["security"] = OverrideSecurity
+	}
+	for kind, o := range overrides {
+		for name, test := range posixtest.All {
+			if name == "FcntlFlockLocksFile" {
+				continue // see TestLocks
+			}
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				w := newWorld(t, 1)
+				mkdir(t, w.lowers[0], "d")
+				opt := w.options()
+				opt.Override = o
+				w.mount(t, opt)
+				test(t, filepath.Join(w.mnt, "d"))
+			})
+		}
+	}
 }
