@@ -320,11 +320,7 @@ func (fs *FS) enter(parent *node, dir int, f *newFile, st *unix.Stat_t) (*node, 
 	}
 	p, n := place{parent, f.name}, f.of
 	if n == nil {
-		shared := uint64(0)
-		if f.kind == unix.S_IFDIR {
-			shared = st.Ino
-		}
-		n = fs.nodes.add(f.kind, fs.tree.unique(st.Dev, st.Ino), shared, p)
+		n = fs.nodes.add(f.kind, fs.tree.unique(st.Dev, st.Ino), st.Ino, p)
 	} else {
 		n.addPlace(p)
 		fs.nodes.shared(n, st.Ino)

@@ -232,11 +232,7 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 	if err := at.Stat(dir.fd, name, &st); err != nil {
 		return ref{}, false, stale(err)
 	}
-	shared := uint64(0)
-	if e.kind == unix.S_IFDIR || st.Nlink > 1 {
-		shared = st.Ino
-	}
-	e.node = fs.nodes.add(e.kind, e.ino, shared, p)
+	e.node = fs.nodes.find(e.kind, e.ino, st.Ino, st.Nlink > 1, p)
 	return ref{e.node, e.node.low}, true, nil
 }
 

@@ -123,27 +123,41 @@ func (t *nodeTable) touch(low Inum, kind uint32, ino uint64) *node {
 	return n
 }
 
-// add makes the record of a file that is in the upper at p, or finds it: upperIno
-// is for a directory and for a file of several names, and 0 for all others.
+// find is add for a file that was there before: it may have a record already, by
+// another name or from before its directory was forgotten. several tells whether
+// it has several names.
+func (t *nodeTable) find(kind uint32, ino, upperIno uint64, several bool, p place) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byIno[upperIno]
+	switch {
+	case n == nil || n.kind != kind:
+		return t.addLocked(kind, ino, upperIno, several, p)
+	case n.isDir():
+		n.moveTo(p)
+	default:
+		n.addPlace(p)
+	}
+	return n
+}
+
+// add makes the record of a new file in the upper at p.
 func (t *nodeTable) add(kind uint32, ino, upperIno uint64, p place) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := t.byIno[upperIno]; upperIno != 0 && n != nil {
-		if n.isDir() {
-			n.moveTo(p)
-		} else {
-			n.addPlace(p)
-		}
-		return n
-	}
-	n := &node{id: t.nextID, low: noInum, kind: kind, ino: ino, upperIno: upperIno, pinned: -1, places: []place{p}}
+	return t.addLocked(kind, ino, upperIno, false, p)
+}
+
+func (t *nodeTable) addLocked(kind uint32, ino, upperIno uint64, several bool, p place) *node {
+	n := &node{id: t.nextID, low: noInum, kind: kind, ino: ino, pinned: -1, places: []place{p}}
 	n.upper.Store(true)
 	if n.isDir() {
 		n.dir = &upperDir{}
 	}
 	t.nextID++
 	t.byID[n.id] = n
-	if upperIno != 0 {
+	if several || n.isDir() {
+		n.upperIno = upperIno
 		t.byIno[upperIno] = n
 	}
 	return n
@@ -164,14 +178,19 @@ func (n *node) moveTo(p place) {
 	n.places = []place{p}
 }
 
-// gone takes a removed directory out of byIno: its number may be another's soon.
+// gone takes a removed file out of byIno: its number may be another's as soon as
+// nothing holds the file.
 func (t *nodeTable) gone(n *node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n.upperIno != 0 {
+	t.goneLocked(n)
+}
+
+func (t *nodeTable) goneLocked(n *node) {
+	if n.upperIno != 0 && t.byIno[n.upperIno] == n {
 		delete(t.byIno, n.upperIno)
-		n.upperIno = 0
 	}
+	n.upperIno = 0
 }
 
 // shared notes that the upper file with this inode number has several names.
@@ -253,9 +272,7 @@ func (t *nodeTable) forget(id, count uint64) *node {
 	}
 	n.dead = true
 	delete(t.byID, id)
-	if n.upperIno != 0 {
-		delete(t.byIno, n.upperIno)
-	}
+	t.goneLocked(n)
 	return n
 }
 
@@ -284,6 +301,7 @@ func (fs *FS) detach(n *node) {
 
 // closeNode closes the descriptors of a file that the kernel holds no more.
 func (fs *FS) closeNode(n *node) {
+	fs.nodes.gone(n) // before the number can be used again
 	fs.fds.drop(fdKey{kind: fileFD, id: n.id})
 	fs.fds.drop(fdKey{kind: upperDirFD, id: n.id})
 	n.mu.Lock()
