@@ -3,7 +3,7 @@ package copyup
 import (
 	"strconv"
 
-	"golang.org/x/sys/unix"
+	"github.com/varvefs/varve/internal/at"
 )
 
 // A file keeps its inode number when it is brought up, so it is noted on the
@@ -29,14 +29,12 @@ func (s *Staged) noteIno() error {
 // Ino returns the inode number that was noted on name in dir when it was brought
 // up, or 0 if none was.
 func Ino(dir int, name string) uint64 {
-	path := "/proc/self/fd/" + strconv.Itoa(dir) + "/" + name
-	var buf [20]byte
 	for _, attr := range inoAttrs {
-		n, err := unix.Lgetxattr(path, attr, buf[:])
+		value, err := at.Getxattr(dir, name, attr)
 		if err != nil {
 			continue // almost always: no such attribute
 		}
-		if ino, err := strconv.ParseUint(string(buf[:n]), 10, 64); err == nil {
+		if ino, err := strconv.ParseUint(string(value), 10, 64); err == nil {
 			return ino
 		}
 	}

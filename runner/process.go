@@ -73,9 +73,6 @@ func (p *Process) Wait() (exitCode int, err error) {
 	return p.code, p.err
 }
 
-// Done returns a channel that is closed when Wait would not wait.
-func (p *Process) Done() <-chan struct{} { return p.done }
-
 // oversee waits for the program, and keeps the watch over it meanwhile.
 func (p *Process) oversee(pidfd *os.File) {
 	defer close(p.done)

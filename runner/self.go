@@ -36,9 +36,6 @@ type Child struct {
 	Fallback error
 }
 
-// Pid returns the child's process id.
-func (c *Child) Pid() int { return c.proc.Pid }
-
 // Signal sends sig to the child; if it has ended that is os.ErrProcessDone.
 func (c *Child) Signal(sig unix.Signal) error { return c.proc.Signal(sig) }
 

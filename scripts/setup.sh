@@ -21,6 +21,7 @@ if [ "${1:-test}" = test ]; then
 	need podman podman
 	need buildah buildah
 	need runc runc
+	need skopeo skopeo
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.

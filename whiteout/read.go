@@ -77,17 +77,27 @@ func (l *Listing) sort(fd int, e *at.Dirent) (bool, error) {
 // IsOpaque tells whether the directory behind fd carries one of the opaque
 // attributes. The marker file of the OCI dialect is [Listing.Opaque].
 func IsOpaque(fd int) (bool, error) {
-	var buf [1024]byte
-	n, err := unix.Flistxattr(fd, buf[:])
-	if n == 0 || errors.Is(err, unix.EOPNOTSUPP) {
+	some, err := hasAttrs(fd)
+	return some && hasOpaque(fd), err
+}
+
+// hasAttrs tells whether the file behind fd has any attribute at all: mostly not,
+// and then none has to be asked for by its name.
+func hasAttrs(fd int) (bool, error) {
+	n, err := unix.Flistxattr(fd, nil)
+	if errors.Is(err, unix.EOPNOTSUPP) {
 		return false, nil
 	}
-	if err != nil && !errors.Is(err, unix.ERANGE) {
+	if err != nil {
 		return false, &os.PathError{Op: "listxattr", Path: ".", Err: err}
 	}
+	return n > 0, nil
+}
+
+func hasOpaque(fd int) bool {
 	return slices.ContainsFunc(opaqueAttrs[:], func(attr string) bool {
 		var v [2]byte
 		n, err := unix.Fgetxattr(fd, attr, v[:])
 		return err == nil && n == 1 && v[0] == 'y' // absent or unreadable: not opaque
-	}), nil
+	})
 }

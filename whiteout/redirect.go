@@ -25,14 +25,12 @@ type Marks struct {
 // ReadMarks reads the marks of the directory behind fd. An opaque directory is no
 // longer what it may have been redirected to.
 func ReadMarks(fd int) (Marks, error) {
-	opaque, err := IsOpaque(fd)
-	if err != nil || opaque {
-		return Marks{Opaque: opaque}, err
+	some, err := hasAttrs(fd)
+	if err != nil || !some {
+		return Marks{}, err
 	}
-	var names [1024]byte
-	n, err := unix.Flistxattr(fd, names[:])
-	if n == 0 && err == nil || errors.Is(err, unix.EOPNOTSUPP) {
-		return Marks{}, nil
+	if hasOpaque(fd) {
+		return Marks{Opaque: true}, nil
 	}
 	for _, attr := range redirectAttrs {
 		var buf [unix.PathMax]byte

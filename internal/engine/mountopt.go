@@ -136,9 +136,6 @@ func (m *MountOptions) Named(source, kind string) {
 	m.view.Type = kind
 }
 
-// Debug logs every request on stderr.
-func (m *MountOptions) Debug() { m.debug = true }
-
 // InFront tells whether the options keep the mount in the foreground.
 func (m *MountOptions) InFront() bool { return m.debug }
 
