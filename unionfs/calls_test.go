@@ -92,6 +92,38 @@ func TestBirthTime(t *testing.T) {
 	require.Equal(t, birth(filepath.Join(w.upper, "new")), birth(filepath.Join(w.mnt, "new")))
 }
 
+// TestACLClearsSetgid: who is not of the group of a file can not keep it setgid by
+// way of an access list. For who is, it stays.
+func TestACLClearsSetgid(t *testing.T) {
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	low := filepath.Join(w.lowers[0], "file")
+	require.NoError(t, os.WriteFile(low, []byte("x"), 0o600))
+	require.NoError(t, os.Chown(low, 4242, 4300))
+	opt := w.options()
+	opt.AllowOther = true
+	w.mount(t, opt)
+	for dir := w.mnt; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	file := filepath.Join(w.mnt, "file")
+	for _, c := range []struct {
+		gid  uint32
+		list string
+		want os.FileMode
+	}{{4300, "u:4243:r", os.ModeSetgid}, {4242, "u:4243:rw", 0}} {
+		require.NoError(t, os.Chmod(file, 0o770|os.ModeSetgid))
+		cmd := exec.Command("setfacl", "-m", c.list, file)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: c.gid}}
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, c.want, info.Mode()&os.ModeSetgid, "set by somebody of group %d", c.gid)
+	}
+}
+
 // TestACLIsChecked: a list lets in, and keeps out, whom it names. The kernel
 // checks; that it asks us for the list is what is tested.
 func TestACLIsChecked(t *testing.T) {

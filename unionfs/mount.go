@@ -133,7 +133,7 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		DirectMountStrict:        os.Geteuid() == 0,
 		Options:                  []string{"default_permissions"},
 		EnableAcl:                !opt.NoACL && opt.Override == NoOverride,
-		ExtraCapabilities:        fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT,
+		ExtraCapabilities:        fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_SETXATTR_EXT,
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_ALLOW_IDMAP,
 		Debug:                    opt.Log != nil,
 		Logger:                   opt.Log,

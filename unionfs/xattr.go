@@ -85,8 +85,24 @@ func answer(dest, value []byte, err error) (uint32, fuse.Status) {
 // SetXAttr sets an attribute in the upper, bringing the file up first.
 func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	return fs.changeXattr(in.NodeId, attr, func(dir int, name string) error {
+		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
+			if err := killSetgid(dir, name); err != nil {
+				return err
+			}
+		}
 		return at.Setxattr(dir, name, attr, data, int(in.Flags))
 	})
+}
+
+// killSetgid clears setgid because an access list, which changes the mode, is set by
+// somebody outside the group of the file. The kernel knows who asks; to the file
+// system of the upper it is always us (posix_acl_update_mode of Linux).
+func killSetgid(dir int, name string) error {
+	var st unix.Stat_t
+	if err := at.Stat(dir, name, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+		return err
+	}
+	return at.Chmod(dir, name, st.Mode&0o7777&^unix.S_ISGID)
 }
 
 // RemoveXAttr removes an attribute in the upper. A file that has it not is not
