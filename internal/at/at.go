@@ -251,7 +251,11 @@ func Readlink(dir int, name string) (string, error) {
 // link: those have no mode of their own.
 func Chmod(dir int, name string, mode uint32) error {
 	if name == "" {
-		return pathError("chmod", name, unix.Chmod(procFD(dir), mode))
+		err := unix.Fchmod(dir, mode)
+		if err == unix.EBADF { // open as a path only
+			err = unix.Chmod(procFD(dir), mode)
+		}
+		return pathError("chmod", name, err)
 	}
 	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
 	if err != unix.EOPNOTSUPP && err != unix.ENOSYS {
@@ -280,7 +284,7 @@ func Chown(dir int, name string, uid, gid int) error {
 func Utimes(dir int, name string, atime, mtime unix.Timespec) error {
 	times, flags := []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW
 	if name == "" {
-		dir, name, flags = CWD, procFD(dir), 0
+		flags |= unix.AT_EMPTY_PATH
 	}
 	return pathError("utimensat", name, unix.UtimesNanoAt(dir, name, times, flags))
 }
