@@ -44,6 +44,7 @@ type Job struct {
 type Staged struct {
 	job  Job
 	file int // a regular file, open for reading and writing; -1: none
+	way  Way
 }
 
 // Stage makes the copy in the work directory, complete with owner, mode,
@@ -51,7 +52,7 @@ type Staged struct {
 // empty: what is in them is not their file. The caller ends with Publish, Nameless
 // or Discard, and Close.
 func Stage(job Job) (*Staged, error) {
-	s := &Staged{job, -1}
+	s := &Staged{job: job, file: -1}
 	err := s.make()
 	if err == nil {
 		err = s.dress()
@@ -61,6 +62,15 @@ func Stage(job Job) (*Staged, error) {
 		return nil, fmt.Errorf("copy up %q: %w", job.LowerName, err)
 	}
 	return s, nil
+}
+
+// Copied tells how the data came, and how many bytes of it there are, holes among
+// them.
+func (s *Staged) Copied() (way Way, bytes int64) {
+	if s.way == NoData {
+		return NoData, 0
+	}
+	return s.way, s.job.Stat.Size
 }
 
 // Take gives the caller the descriptor of a regular file, open for reading and

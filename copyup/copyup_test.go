@@ -251,3 +251,37 @@ func TestInoIsNoted(t *testing.T) {
 		}
 	}
 }
+
+// TestCopiedTellsTheWay: what came with data, and how; nothing else did.
+func TestCopiedTellsTheWay(t *testing.T) {
+	p := newPlace(t)
+	for _, name := range p.kinds(t) {
+		for _, empty := range []bool{false, true} {
+			job := p.job(t, name)
+			job.Empty = empty
+			s, err := Stage(job)
+			require.NoError(t, err)
+			way, bytes := s.Copied()
+			if name == "file" && !empty {
+				require.Contains(t, []Way{Reflink, CopyFileRange, ReadWrite}, way)
+				require.EqualValues(t, 250_000, bytes)
+			} else {
+				require.Equal(t, NoData, way, name)
+				require.Zero(t, bytes)
+			}
+			s.Discard()
+		}
+	}
+	from, to := filepath.Join(p.lowerDir, "to copy"), filepath.Join(p.lowerDir, "copy")
+	require.NoError(t, os.WriteFile(from, []byte("data"), 0o600))
+	in, err := os.Open(from)
+	require.NoError(t, err)
+	out, err := os.Create(to)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, in.Close()); require.NoError(t, out.Close()) }()
+	c := copier{in: int(in.Fd()), out: int(out.Fd()), plain: true}
+	require.NoError(t, c.extent(0, 4))
+	require.Equal(t, ReadWrite, c.way())
+	c.plain = false
+	require.Equal(t, CopyFileRange, c.way())
+}

@@ -26,7 +26,8 @@ func (s *Staged) makeRegular() (err error) {
 		return err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
-	if err := j.step("data", func() error { return Data(in, s.file) }); err != nil {
+	err = j.step("data", func() (err error) { s.way, err = copyData(in, s.file); return err })
+	if err != nil {
 		return err
 	}
 	if j.Volatile {
@@ -44,24 +45,50 @@ const smallFile = 64 << 10
 // copy_file_range(2), else by reading and writing. Holes stay holes. Both
 // descriptors stay the caller's; their positions do not matter.
 func Data(in, out int) error {
+	_, err := copyData(in, out)
+	return err
+}
+
+// Way is how the data of a file came to its copy.
+type Way int
+
+const (
+	NoData        Way = iota // there is none, or none was wanted
+	Reflink                  // the two share it
+	CopyFileRange            // by copy_file_range(2)
+	ReadWrite                // through this process, at least in part
+)
+
+func copyData(in, out int) (Way, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(in, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+		return NoData, os.NewSyscallError("fstat", err)
 	}
 	if st.Size > smallFile && unix.IoctlFileClone(out, in) == nil {
-		return nil
+		return Reflink, nil
 	}
 	c := copier{in: in, out: out}
+	copyAll := c.sparse
 	if st.Blocks*512 >= st.Size { // no holes, as almost always
-		return c.extent(0, st.Size)
+		copyAll = func(size int64) error { return c.extent(0, size) }
 	}
-	return c.sparse(st.Size)
+	if err := copyAll(st.Size); err != nil {
+		return NoData, err
+	}
+	return c.way(), nil
 }
 
 type copier struct {
 	in, out int
 	plain   bool   // copy_file_range does not work between these two
 	buf     []byte // for plain
+}
+
+func (c *copier) way() Way {
+	if c.plain {
+		return ReadWrite
+	}
+	return CopyFileRange
 }
 
 // sparse copies the extents that hold data and sets the size.
