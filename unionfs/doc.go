@@ -36,6 +36,9 @@
 // every open and close (open.go), and Passthrough lets the kernel read and write
 // the files of the upper by itself (passthrough.go).
 //
+// What a view does can be counted and timed (stats.go): [Server.Stats] tells, if
+// Options.Stats asked for it, and nothing is in the way of a request otherwise.
+//
 // # Locks, in the order in which they are taken
 //
 //  1. node.copying, while a file is brought up; its parents came before it.
@@ -47,6 +50,9 @@
 //  4. inode.loading of the tree, while a directory is merged.
 //  5. node.mu, nodeTable.mu, Tree.mu, fdCache.mu, devTable.mu, backings.mu: for a few
 //     instructions, with nothing taken inside.
+//
+// Server.closing, for reading, comes before all of them, in those who look at a view
+// and are no request.
 //
 // A function that ends in Locked, or says so under Preconditions, needs one held.
 //

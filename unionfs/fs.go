@@ -28,6 +28,8 @@ type FS struct {
 
 	server   *fuse.Server // nil until Init
 	backings backings     // io=passthrough
+	figures  *figures     // nil without Options.Stats
+	copyUps  copyUps
 
 	upper, work int // -1 in a read-only view
 	opaqueRoot  bool
@@ -61,6 +63,7 @@ func newFS(opt Options) (*FS, error) {
 		nodes:         newNodeTable(),
 		fds:           fds,
 		backings:      backings{byNode: make(map[uint64]*backing)},
+		figures:       newFigures(&opt),
 		upper:         -1,
 		work:          -1,
 		euid:          uint32(os.Geteuid()),

@@ -78,6 +78,7 @@ func (t *indexed) Close() {
 }
 
 func (t *indexed) has(n Inum) bool            { return int(n) < t.index.Len() }
+func (t *indexed) size() int                  { return t.index.Len() }
 func (t *indexed) kind(n Inum) uint32         { return t.index.Kind(uint32(n)) }
 func (t *indexed) ino(n Inum) uint64          { return t.index.Ino(uint32(n)) }
 func (t *indexed) isCut(Inum) bool            { return false }

@@ -14,6 +14,7 @@ import (
 type lowers interface {
 	// has tells whether n is a number of this tree: node ids come from outside.
 	has(n Inum) bool
+	size() int          // how many numbers there are so far
 	kind(n Inum) uint32 // S_IFMT
 	ino(n Inum) uint64  // inode number to show; 0 if the file can not be looked at
 	isCut(n Inum) bool  // see Lower.Cut

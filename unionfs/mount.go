@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,9 @@ type Server struct {
 	server *fuse.Server
 	mnt    string
 	done   chan struct{}
+
+	closing sync.RWMutex // held while somebody looks at fs who is no request
+	closed  bool
 }
 
 // Mount mounts a view at mountpoint, a directory, and serves it until it is
@@ -83,7 +87,10 @@ func (s *Server) Mode() Mode { return s.fs.opt.IO }
 
 func (s *Server) serve() {
 	s.server.Serve()
+	s.closing.Lock()
 	s.fs.close()
+	s.closed = true
+	s.closing.Unlock()
 	close(s.done)
 }
 

@@ -75,6 +75,10 @@ type Options struct {
 	// Name is what mount(8) shows as the source, and Type what it shows behind
 	// "fuse." as the type; "varve" if empty.
 	Name, Type string
+	// Stats, if not empty, has requests counted and timed for [Server.Stats]. It says
+	// where the figures are to be had, such as the path of a socket: who has only the
+	// mount point reads it with [StatsPlace].
+	Stats string
 	// Log gets a line for each request and each answer, if not nil.
 	Log *log.Logger
 }

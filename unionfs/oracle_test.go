@@ -92,6 +92,9 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
 	o.opt.IO = mode
 	o.opt.Whiteout = rapid.SampledFrom([]whiteout.Dialect{whiteout.Overlay, whiteout.OCI}).Draw(rt, "dialect")
 	o.opt.NoRedirect = rapid.IntRange(0, 3).Draw(rt, "no redirect") == 0
+	if rapid.Bool().Draw(rt, "counted") {
+		o.opt.Stats = "nowhere"
+	}
 	if rapid.Bool().Draw(rt, "indexed") {
 		indexLayers(rt, &o.opt, filepath.Join(filepath.Dir(o.w.mnt), "index"))
 	}

@@ -147,6 +147,12 @@ func (t *Tree) has(n Inum) bool {
 	return int(n) < len(t.inodes)
 }
 
+func (t *Tree) size() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.inodes)
+}
+
 // lookup finds name in the directory dir.
 func (t *Tree) lookup(dir Inum, name string) (Inum, bool, error) {
 	d, err := t.load(dir)

@@ -42,7 +42,11 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 		return nil, err
 	}
 	defer staged.Close()
-	return n, fs.settle(n, names, staged)
+	if err := fs.settle(n, names, staged); err != nil {
+		return n, err
+	}
+	fs.copyUps.add(staged)
+	return n, nil
 }
 
 // placesFor brings up the directories that a lower file has names in, and returns

@@ -7,8 +7,16 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// raw is what is served: the view as the options want its attributes.
+// raw is what is served: the view as the options want it.
 func (fs *FS) raw() fuse.RawFileSystem {
+	if fs.figures != nil {
+		return &counted{fs.withAttributes(), fs.figures, []byte(fs.opt.Stats)}
+	}
+	return fs.withAttributes()
+}
+
+// withAttributes is the view with the attributes that the options want.
+func (fs *FS) withAttributes() fuse.RawFileSystem {
 	switch {
 	case fs.opt.NoXattrs:
 		return withoutXattrs{fs}
