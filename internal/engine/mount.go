@@ -26,7 +26,7 @@ func InBackground() bool { return os.Getenv(readyEnv) != "" }
 
 // Mount mounts a union of directories and serves it until it is unmounted, or
 // this process gets SIGINT, SIGTERM or SIGHUP.
-func Mount(mountpoint string, opt MountOptions) error {
+func Mount(mountpoint string, opt MountOptions) (err error) {
 	ready, err := readyPipe()
 	if err != nil {
 		return err
@@ -38,10 +38,16 @@ func Mount(mountpoint string, opt MountOptions) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	unix.Umask(0) // the modes of new files are the callers', and come with the umask of those
+	stats, err := listenStats(opt.stats)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stats.close()) }()
 	server, err := unionfs.Mount(mountpoint, opt.options())
 	if err != nil {
 		return err
 	}
+	go stats.serve(server, mountpoint)
 	if opt.view.IO == unionfs.Auto {
 		fmt.Fprintf(os.Stderr, "varve: io=%v\n", server.Mode())
 	}

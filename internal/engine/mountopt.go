@@ -20,6 +20,7 @@ type MountOptions struct {
 	view     unionfs.Options
 	readOnly bool // in spite of an upper, which is then the topmost lower
 	debug    bool
+	stats    string // path of the stats socket; "": none
 }
 
 // mountOption reads the value of one option; given says that it has one.
@@ -69,6 +70,7 @@ var mountOptions = map[string]mountOption{
 	},
 	"io":       func(m *MountOptions, v string, _ bool) (err error) { m.view.IO, err = unionfs.ParseMode(v); return err },
 	"whiteout": dialect,
+	"stats":    func(m *MountOptions, v string, _ bool) (err error) { m.stats, err = onePath(v); return err },
 }
 
 // meaningless are options that callers add and that change nothing here: what they
@@ -142,6 +144,7 @@ func (m *MountOptions) InFront() bool { return m.debug }
 // options are those of the view.
 func (m *MountOptions) options() unionfs.Options {
 	view := m.view
+	view.Stats = m.stats
 	if m.readOnly && view.Upper != "" {
 		view.Lowers = append([]unionfs.Lower{{Path: view.Upper}}, view.Lowers...)
 		view.Upper, view.Work = "", ""
