@@ -18,6 +18,9 @@ type Job struct {
 	// name. Both stay the caller's.
 	Lower     int
 	LowerName string
+	// OpenData opens the data of a regular file that is not empty, for reading, where
+	// it is not the file itself that has it; nil: it is. The descriptor is Stage's.
+	OpenData func() (int, error)
 	// Stat is the lower file's. Its owner, mode and times are given to the copy,
 	// so a caller that maps ids puts the mapped ones here.
 	Stat unix.Stat_t

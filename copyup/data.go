@@ -21,7 +21,7 @@ func (s *Staged) makeRegular() (err error) {
 	if j.Empty || j.Stat.Size == 0 {
 		return nil
 	}
-	in, err := at.Open(j.Lower, j.LowerName, unix.O_RDONLY, 0)
+	in, err := j.openData()
 	if err != nil {
 		return err
 	}
@@ -34,6 +34,13 @@ func (s *Staged) makeRegular() (err error) {
 		return nil
 	}
 	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
+}
+
+func (j *Job) openData() (int, error) {
+	if j.OpenData != nil {
+		return j.OpenData()
+	}
+	return at.Open(j.Lower, j.LowerName, unix.O_RDONLY, 0)
 }
 
 // smallFile is the size up to which a file is not worth the try to share it: one

@@ -14,15 +14,19 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	if err != nil {
 		return status(err)
 	}
-	bring := fs.up
-	if in.Valid&fuse.FATTR_SIZE != 0 && in.Size == 0 {
+	bring := fs.upMeta
+	switch {
+	case in.Valid&fuse.FATTR_SIZE == 0:
+	case in.Size == 0:
 		bring = fs.upEmpty
+	default:
+		bring = fs.up
 	}
 	n, err := bring(r)
 	if err != nil {
 		return status(err)
 	}
-	if err := fs.setAttr(n, in); err != nil {
+	if err := fs.setAttrSteady(n, in); err != nil {
 		return status(err)
 	}
 	return status(fs.fillAttr(ref{n, n.low}, out))
@@ -33,6 +37,11 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 // fallocate, by somebody without CAP_FSETID: it found setuid or setgid, and leaves
 // to us to clear them (FUSE_HANDLE_KILLPRIV_V2, fuse_setattr of Linux).
 const notChanges = fuse.FATTR_FH | fuse.FATTR_LOCKOWNER | fuse.FATTR_CTIME | fuse.FATTR_KILL_SUIDGID
+
+func (fs *FS) setAttrSteady(n *node, in *fuse.SetAttrIn) error {
+	defer n.steady()()
+	return fs.setAttr(n, in)
+}
 
 // setAttr applies the changes in the order that keeps them all: chown clears
 // setuid, truncation sets times.

@@ -232,7 +232,11 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 	if err := at.Stat(dir.fd, name, &st); err != nil {
 		return ref{}, false, stale(err)
 	}
-	e.node = fs.nodes.find(e.kind, e.ino, st.Ino, st.Nlink > 1, p)
+	meta, err := fs.metacopyOf(d, dir.fd, e)
+	if err != nil {
+		return ref{}, false, err
+	}
+	e.node = fs.nodes.find(e.kind, e.ino, st.Ino, st.Nlink > 1, meta, p)
 	return ref{e.node, e.node.low}, true, nil
 }
 

@@ -59,7 +59,8 @@
 // # On the disk
 //
 // The upper has plain files, whiteouts in one of the two dialects of package
-// whiteout, redirects in the kernel's form (redirect.go), and the inode numbers of
+// whiteout, redirects in the kernel's form (redirect.go), files of which only the
+// metadata was brought up, in the kernel's form, too (metacopy.go), and the inode numbers of
 // files that were brought up (copyup/ino.go); kernel overlayfs mounts an upper of
 // the overlay dialect. Each operation is one rename or one creation, so that a crash leaves it
 // whole or absent; what it prepared lies in the work directory, which is emptied

@@ -149,10 +149,27 @@ func (t *indexed) open(n Inum) (fd int, err error) {
 		fd, err = openLower(dir, name)
 		return err
 	})
-	if err != nil {
-		return -1, err
+	if err == nil {
+		fd, err = checkOpened(t, n, fd)
 	}
-	return checkOpened(t, n, fd)
+	if err != nil || !t.index.Elsewhere(uint32(n)) {
+		return fd, err
+	}
+	_ = unix.Close(fd) // read only
+	return t.openData(n)
+}
+
+// openData opens the data of a file that has only its metadata in its layer.
+func (t *indexed) openData(n Inum) (int, error) {
+	layer, place, ok := t.index.Data(uint32(n))
+	if !ok {
+		return -1, fmt.Errorf("open %q: no layer has its data: %w", t.path(n), unix.EIO)
+	}
+	fd, err := at.Beneath(t.roots[layer], place, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return -1, stale(err)
+	}
+	return fd, nil
 }
 
 // at opens the directory of one of n's names in the layer that has n.

@@ -107,15 +107,12 @@ func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if err != nil || r.n == nil || !r.n.upper.Load() || fs.opt.Volatile {
 		return status(err)
 	}
-	file, err := fs.file(r, false)
+	file, err := fs.upperFile(r.n, false)
 	if err != nil {
 		return status(err)
 	}
 	defer file.release()
-	if in.FsyncFlags&1 != 0 { // FUSE_FSYNC_FDATASYNC
-		return status(unix.Fdatasync(file.fd))
-	}
-	return status(unix.Fsync(file.fd))
+	return status(syncFile(r.n, file.fd, in.FsyncFlags&1 != 0)) // FUSE_FSYNC_FDATASYNC
 }
 
 // FsyncDir waits until the names in a directory are on the disk.

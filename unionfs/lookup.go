@@ -113,6 +113,9 @@ func (fs *FS) statUpper(n *node, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
+	if err := fs.blocks(n.meta.Load(), st); err != nil {
+		return err
+	}
 	st.Ino = fs.inoOf(n, st)
 	if n.low != noInum && n.isDir() {
 		st.Nlink = 1 // merged: nobody has counted its subdirectories

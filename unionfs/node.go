@@ -29,6 +29,12 @@ type node struct {
 	upper atomic.Bool // the file is in the upper; it never goes back
 	dir   *upperDir   // of a directory
 
+	// meta says where the data is while the upper has only the metadata; nil: it has
+	// both, and that stays so. It is set before upper, or before the record is found,
+	// and taken away while copying is held.
+	meta      atomic.Pointer[metacopy]
+	completed atomic.Bool // meta was taken away
+
 	// mu guards places and pinned. Names are only taken away under FS.ns, too.
 	mu     sync.Mutex
 	places []place // its names in the upper that we know of
@@ -125,14 +131,15 @@ func (t *nodeTable) touch(low Inum, kind uint32, ino uint64) *node {
 
 // find is add for a file that was there before: it may have a record already, by
 // another name or from before its directory was forgotten. several tells whether
-// it has several names.
-func (t *nodeTable) find(kind uint32, ino, upperIno uint64, several bool, p place) *node {
+// it has several names, and meta where its data is, if it is found to have only metadata.
+func (t *nodeTable) find(kind uint32, ino, upperIno uint64, several bool, meta *metacopy, p place) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byIno[upperIno]
 	switch {
 	case n == nil || n.kind != kind:
-		return t.addLocked(kind, ino, upperIno, several, p)
+		n = t.addLocked(kind, ino, upperIno, several, p)
+		n.meta.Store(meta)
 	case n.isDir():
 		n.moveTo(p)
 	default:

@@ -25,7 +25,8 @@ import (
 // lives, the file stays there even after it was brought up. All descriptors of a
 // file so see the same data, which those of overlayfs do not. In a read-only view
 // the layers do back: there every open is for reading (FS.open sees to it), and
-// nothing comes up.
+// nothing comes up. A file of which the upper has only the metadata is one of a layer
+// in this, too.
 
 // backings counts the opens of each node and knows what backs it. All methods of
 // FS that use it may be called from several goroutines.
@@ -77,7 +78,7 @@ func (fs *FS) choose(node uint64, b *backing) {
 	if err != nil {
 		return
 	}
-	isUp := r.n != nil && r.n.upper.Load()
+	isUp := r.n != nil && r.n.isWhole()
 	b.keep = !isUp
 	if !isUp && !fs.readOnly() {
 		return

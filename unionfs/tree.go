@@ -246,6 +246,9 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 		return nil, fmt.Errorf("%q changed its type: %w", i.name, unix.ESTALE)
 	}
 	st.Ino = t.devs.ino(st.Dev, st.Ino)
+	if err := t.countBlocks(n, st); err != nil {
+		return nil, err
+	}
 	switch {
 	case len(i.layers) > 1:
 		st.Nlink = 1 // merged: nobody has counted its subdirectories
@@ -268,10 +271,13 @@ func (t *Tree) open(n Inum) (fd int, err error) {
 		fd, err = openLower(dir, name)
 		return err
 	})
+	if err == nil {
+		fd, err = checkOpened(t, n, fd)
+	}
 	if err != nil {
 		return -1, err
 	}
-	return checkOpened(t, n, fd)
+	return t.data(n, fd)
 }
 
 // openLower opens a file of a layer for reading, without a trace where we may.

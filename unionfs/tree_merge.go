@@ -101,13 +101,17 @@ func (m *merge) continues(i *inode, layer uint16, redirect string) ([]whiteout.P
 	if strings.HasPrefix(redirect, "/") || i.parent == noInum {
 		return whiteout.Resolve(m.tree.roots, int(layer)+1, redirect)
 	}
-	var siblings []whiteout.Part
-	for _, l := range m.tree.inode(i.parent).parts {
-		if l > layer {
-			siblings = append(siblings, whiteout.Part{Layer: int(l), Path: m.tree.pathIn(i.parent, l)})
+	return whiteout.Step(m.tree.roots, m.tree.partsFrom(i.parent, layer+1), redirect)
+}
+
+// partsFrom are the parts of a merged directory in a layer and those below it.
+func (t *Tree) partsFrom(dir Inum, layer uint16) (parts []whiteout.Part) {
+	for _, l := range t.inode(dir).parts {
+		if l >= layer {
+			parts = append(parts, whiteout.Part{Layer: int(l), Path: t.pathIn(dir, l)})
 		}
 	}
-	return whiteout.Step(m.tree.roots, siblings, redirect)
+	return parts
 }
 
 // layer adds what one layer says and returns what marks the directory there.

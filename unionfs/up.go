@@ -10,20 +10,33 @@ import (
 	"github.com/varvefs/varve/internal/at"
 )
 
-// up brings r into the upper, parents first, and returns its record. No lock may
-// be held. Different files come up side by side; who needs the same one waits.
-func (fs *FS) up(r ref) (*node, error) { return fs.bringUp(r, false) }
+// up brings r into the upper, parents first and with all its data, and returns its
+// record. No lock may be held. Different files come up side by side; who needs the same one waits.
+func (fs *FS) up(r ref) (*node, error) { return fs.bringUp(r, allData) }
 
 // upEmpty is up for a regular file whose data nobody needs any more.
-func (fs *FS) upEmpty(r ref) (*node, error) { return fs.bringUp(r, true) }
+func (fs *FS) upEmpty(r ref) (*node, error) { return fs.bringUp(r, noData) }
 
-func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
+// upMeta is up for a change of a file's metadata: its data may stay where it is (see
+// metacopy.go).
+func (fs *FS) upMeta(r ref) (*node, error) { return fs.bringUp(r, anyData) }
+
+// need is what of a regular file's data has to be in the upper.
+type need uint8
+
+const (
+	allData need = iota
+	anyData      // it may be below
+	noData       // the file is to be empty
+)
+
+func (fs *FS) bringUp(r ref, data need) (*node, error) {
 	if fs.readOnly() {
 		return nil, unix.EROFS
 	}
 	n := fs.touch(r)
 	if n.upper.Load() {
-		return n, nil
+		return n, fs.complete(n, data)
 	}
 	if fs.tree.isCut(n.low) {
 		return nil, fmt.Errorf("%q was cut out of the layer: %w", fs.tree.path(n.low), unix.EROFS)
@@ -35,9 +48,9 @@ func (fs *FS) bringUp(r ref, empty bool) (*node, error) {
 	n.copying.Lock()
 	defer n.copying.Unlock()
 	if n.upper.Load() {
-		return n, nil
+		return n, fs.completeLocked(n, data)
 	}
-	staged, err := fs.stage(n, empty)
+	staged, err := fs.stage(n, data)
 	if err != nil {
 		return nil, err
 	}
@@ -74,12 +87,13 @@ func (fs *FS) placesFor(n *node) ([]place, error) {
 }
 
 // stage makes the copy of a lower file in the work directory.
-func (fs *FS) stage(n *node, empty bool) (staged *copyup.Staged, err error) {
+func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 	var st unix.Stat_t
 	if err := fs.tree.stat(n.low, &st); err != nil {
 		return nil, err
 	}
-	job := copyup.Job{Stat: st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: empty, Volatile: fs.opt.Volatile}
+	job := copyup.Job{Stat: st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: data == noData, Volatile: fs.opt.Volatile}
+	job.OpenData = func() (int, error) { return fs.tree.open(n.low) } // it may be in a layer further below
 	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(&st)
 	if fs.opt.Override != NoOverride {
 		return fs.stageKept(n, job)
@@ -241,13 +255,21 @@ func (fs *FS) file(r ref, writable bool) (*openFD, error) {
 	if r.n == nil || !r.n.upper.Load() {
 		return fs.lowerFile(r.low)
 	}
-	key := fdKey{kind: fileFD, id: r.n.id}
+	if m := r.n.meta.Load(); m != nil {
+		return fs.borrowed(m)
+	}
+	return fs.upperFile(r.n, writable)
+}
+
+// upperFile opens the regular file of the upper, also one without its data.
+func (fs *FS) upperFile(n *node, writable bool) (*openFD, error) {
+	key := fdKey{kind: fileFD, id: n.id}
 	if o := fs.fds.get(key, writable); o != nil {
 		return o, nil
 	}
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
-	fd, err := fs.openUpperFile(r.n, writable)
+	fd, err := fs.openUpperFile(n, writable)
 	if err != nil {
 		return nil, err
 	}

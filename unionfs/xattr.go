@@ -128,13 +128,14 @@ func (fs *FS) changeXattr(id uint64, attr string, change func(dir int, name stri
 	if err != nil {
 		return status(err)
 	}
-	n, err := fs.up(r)
+	n, err := fs.upMeta(r)
 	if err != nil {
 		return status(err)
 	}
 	if attr == aclDefault && n.isDir() {
 		defer n.dir.noACL.Store(false) // to be looked at again
 	}
+	defer n.steady()()
 	return status(fs.withUpper(n, change))
 }
 

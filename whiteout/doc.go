@@ -7,6 +7,7 @@
 //   - a whiteout hides one name of the layers below;
 //   - an opaque directory hides every name of the layers below it;
 //   - a redirect says where the layers below have a directory that was renamed;
+//   - a metacopy is a file with only its metadata: the layers below have its data;
 //   - a dialect is a way to write the first two.
 //
 // The overlay dialect is the kernel's (Documentation/filesystems/overlayfs.rst,

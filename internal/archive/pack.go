@@ -39,6 +39,9 @@ type PackOptions struct {
 // left out, as they mean nothing without the process that made them. What is
 // hashed is what was stored, also if the upper changes meanwhile.
 //
+// A file of which the upper has only the metadata (overlayfs' metacopy) is an error,
+// for its data is in a layer that is not looked at.
+//
 // An empty upper gives an empty layer. After an error what was made in dir is the
 // caller's to remove.
 func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
@@ -217,6 +220,9 @@ func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) (er
 		return err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
+	if err := hasData(in); err != nil {
+		return err
+	}
 	out, err := at.Open(dst, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -238,6 +244,16 @@ func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) (er
 		return err
 	}
 	return p.payload(out, h)
+}
+
+// hasData refuses a file whose data is in a layer below the upper, for it would be
+// packed as zeros.
+func hasData(fd int) error {
+	meta, err := whiteout.IsMetacopy(fd)
+	if meta {
+		err = errors.New("the upper has only its metadata, and the data is in a layer below (metacopy): mount the upper over its layers and rename the file there and back, which brings its data up")
+	}
+	return err
 }
 
 // payload puts the copy, not the original, into the tar: the two could differ.

@@ -1,6 +1,7 @@
 package index_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,7 +27,7 @@ func drawPath(rt *rapid.T, label string) string {
 
 // randomLayers makes layer directories below base, top first: files of all kinds,
 // several names of one file, whiteouts of both dialects, opaque directories,
-// redirects and attributes.
+// redirects, metacopies and attributes.
 func randomLayers(rt *rapid.T, base string, count int) []string {
 	layers := make([]string, count)
 	for k := count - 1; k >= 0; k-- {
@@ -45,7 +46,7 @@ func randomLayers(rt *rapid.T, base string, count int) []string {
 // randomFile makes one file, unless there is one.
 func randomFile(rt *rapid.T, layer, path, content string) {
 	dir, name := filepath.Split(path)
-	kind := rapid.IntRange(0, 15).Draw(rt, "kind")
+	kind := rapid.IntRange(0, 18).Draw(rt, "kind")
 	switch kind {
 	case 0, 1:
 		_ = os.Mkdir(path, 0o750)
@@ -65,16 +66,22 @@ func randomFile(rt *rapid.T, layer, path, content string) {
 		}
 	case 7, 8, 9:
 		if os.Mkdir(path, 0o711) == nil {
-			target := rapid.SampledFrom(names).Draw(rt, "sibling")
-			if kind != 7 {
-				target = "/" + drawPath(rt, "redirect")
-			}
-			_ = unix.Setxattr(path, "user.overlay.redirect", []byte(target), 0)
+			_ = unix.Setxattr(path, "user.overlay.redirect", []byte(drawRedirect(rt, kind == 7)), 0)
 		}
 	case 10:
-		_ = os.Link(filepath.Join(layer, drawPath(rt, "other name")), path)
+		other := filepath.Join(layer, drawPath(rt, "other name"))
+		if _, err := unix.Lgetxattr(other, "user.overlay.metacopy", nil); err != nil { // its data would be found by either name
+			_ = os.Link(other, path)
+		}
 	case 11:
 		_ = unix.Mkfifo(path, 0o622)
+	case 13, 14, 15:
+		if _, err := os.Lstat(path); err != nil && os.WriteFile(path, make([]byte, 17), 0o622) == nil {
+			_ = unix.Setxattr(path, "user.overlay.metacopy", nil, 0)
+			if kind != 13 {
+				_ = unix.Setxattr(path, "user.overlay.redirect", []byte(drawRedirect(rt, kind == 14)), 0)
+			}
+		}
 	case 12:
 		_ = unix.Mknod(path, unix.S_IFBLK|0o660, int(unix.Mkdev(259, 1<<20-1)))
 	default:
@@ -85,6 +92,14 @@ func randomFile(rt *rapid.T, layer, path, content string) {
 	if value := rapid.IntRange(0, 5).Draw(rt, "attribute"); value < 2 {
 		_ = unix.Lsetxattr(path, "user.test", []byte(strings.Repeat("v", value)), 0) // not of every kind
 	}
+}
+
+// drawRedirect draws another name in the same directory, or a path.
+func drawRedirect(rt *rapid.T, sibling bool) string {
+	if sibling {
+		return rapid.SampledFrom(names).Draw(rt, "sibling")
+	}
+	return "/" + drawPath(rt, "redirect")
 }
 
 func described(layers []string) (list []index.Layer, ids []string) {
@@ -141,6 +156,10 @@ func byMerging(t require.TestingT, tree *unionfs.Tree) map[string]file {
 			require.NoError(t, err)
 		case unix.S_IFREG:
 			opened, err := e.Open()
+			if errors.Is(err, unix.EIO) {
+				f.Content = "nowhere"
+				break
+			}
 			require.NoError(t, err)
 			f.Content = readAll(t, opened)
 		case unix.S_IFDIR:
@@ -205,9 +224,14 @@ func describe(t require.TestingT, x *index.Index, n uint32, layers []string) fil
 	require.NoError(t, unix.Lstat(filepath.Join(layers[layer], path), &st))
 	require.Equal(t, st.Ino, f.Stat.Ino, "the place is another file's")
 	if st.Mode&unix.S_IFMT == unix.S_IFREG {
-		data, err := os.ReadFile(filepath.Join(layers[layer], path))
-		require.NoError(t, err)
-		f.Content = string(data)
+		layer, path, ok := x.Data(n)
+		require.True(t, ok || x.Elsewhere(n))
+		f.Content = "nowhere"
+		if ok {
+			data, err := os.ReadFile(filepath.Join(layers[layer], path))
+			require.NoError(t, err)
+			f.Content = string(data)
+		}
 	}
 	var list []string
 	for name := range x.List(n) {

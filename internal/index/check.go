@@ -121,12 +121,29 @@ func (k *checker) setTable() error {
 		if !k.once(s.xattrs, isXattrs, validXattrs) || !k.once(s.parts, isParts, k.validParts) {
 			return damaged("set %d: list of attributes or of parts", i)
 		}
-		list := k.str(s.parts)
-		if len(list) > 0 && (s.kind() != unix.S_IFDIR || partLayer(list, 0) != int(s.layer)) {
+		if list := k.str(s.parts); len(list) > 0 && !k.partsOf(&s, list) {
 			return damaged("set %d: parts of something else", i)
 		}
 	}
 	return nil
+}
+
+// partsOf tells whether a valid list is that of a directory, or of a regular file
+// whose data is elsewhere or nowhere.
+func (k *checker) partsOf(s *set, list []byte) bool {
+	if partLayer(list, 0) != int(s.layer) {
+		return false
+	}
+	switch len(list) / partSize {
+	case 1:
+		return s.kind() == unix.S_IFREG
+	case 2:
+		if s.kind() == unix.S_IFREG {
+			path := partPath(list, 1)
+			return path != none && len(k.str(path)) > 0
+		}
+	}
+	return s.kind() == unix.S_IFDIR
 }
 
 // once tells whether a string is valid, looking at it only the first time, so

@@ -16,12 +16,13 @@
 //     one number, so its names stay together, and its link count is how many of
 //     them the tree shows;
 //   - a dirent is one name of a directory, which are sorted by their bytes;
-//   - a place is a layer and a path in it: where a file's data is, and where a
-//     directory that was moved by a redirect continues.
+//   - a place is a layer and a path in it: where a file is, where its data is if its
+//     own layer has only the metadata, and where a directory that was moved by a
+//     redirect continues.
 //
 // # The file
 //
-// Little endian, version 1. Sections follow each other without gaps, so that
+// Little endian, version 2. Sections follow each other without gaps, so that
 // the counts in the header say where each one is:
 //
 //	header   128  magic, version, CRC-32C of all but itself, size, counts

@@ -120,6 +120,7 @@ func (e *encoder) add(c *entry, first uint32) error {
 		i.a = c.rdev
 	case unix.S_IFREG:
 		i.a = uint32(c.blocks >> 32)
+		s.parts = e.str(e.list(c.data))
 	}
 	i.set = e.set(s)
 	e.files, e.inodes = append(e.files, c), append(e.inodes, i)
@@ -131,6 +132,10 @@ func (e *encoder) parts(parts []part) string {
 	if len(parts) <= 1 {
 		return ""
 	}
+	return e.list(parts)
+}
+
+func (e *encoder) list(parts []part) string {
 	var list []byte
 	for _, p := range parts {
 		id := uint32(none)

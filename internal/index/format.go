@@ -12,7 +12,7 @@ import (
 
 const (
 	magic   = "varveidx"
-	version = 1
+	version = 2
 
 	headerSize = 128
 	inodeSize  = 64

@@ -30,6 +30,7 @@ type entry struct {
 	sub    *dir // what it is, if a directory
 
 	attrs
+	data   []part // of a file that has only its metadata in layer: that, and where the data is
 	link   string // where a symbolic link leads
 	xattrs string // as appendXattr makes them
 }
@@ -41,10 +42,10 @@ type attrs struct {
 	mode, uid, gid, rdev, blksize uint32
 }
 
-// below lists the parts of d in layers below one.
-func (d *dir) below(layer uint16) (parts []whiteout.Part) {
+// from lists the parts of d in a layer and those below it.
+func (d *dir) from(layer int) (parts []whiteout.Part) {
 	for _, p := range d.parts {
-		if p.layer > layer {
+		if int(p.layer) >= layer {
 			parts = append(parts, whiteout.Part{Layer: int(p.layer), Path: p.path})
 		}
 	}
@@ -97,6 +98,9 @@ func (b *builder) merge(d *dir) (found []*dir, err error) {
 		default:
 			todo = todo[1:]
 		}
+	}
+	if err := b.findData(d); err != nil {
+		return nil, err
 	}
 	d.entries = slices.DeleteFunc(d.entries, func(e entry) bool { return e.hidden })
 	slices.SortFunc(d.entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
@@ -191,27 +195,30 @@ func (e *entry) read(fd int, name string, layer uint16) (err error) {
 	if err != nil {
 		return err
 	}
-	e.xattrs, err = readXattrs(fd, name)
-	return err
+	return e.readXattrs(fd, name)
 }
 
-// readXattrs returns the attributes that a view shows.
-func readXattrs(fd int, name string) (string, error) {
+// readXattrs reads the attributes that a view shows, and whether the data is here.
+func (e *entry) readXattrs(fd int, name string) error {
 	attrs, err := at.Listxattr(fd, name)
 	if err != nil || len(attrs) == 0 {
-		return "", err
+		return err
 	}
 	slices.Sort(attrs)
 	var list []byte
 	for _, attr := range attrs {
 		if whiteout.PrivateAttr(attr) {
+			if whiteout.IsMetacopyAttr(attr) && e.mode&unix.S_IFMT == unix.S_IFREG {
+				e.data = []part{{layer: e.layer}} // findData looks for it
+			}
 			continue
 		}
 		value, err := at.Getxattr(fd, name, attr)
 		if err != nil {
-			return "", err
+			return err
 		}
 		list = appendXattr(list, attr, value)
 	}
-	return string(list), nil
+	e.xattrs = string(list)
+	return nil
 }

@@ -36,6 +36,11 @@ func sample(t testing.TB) []byte {
 		require.NoError(t, os.Link(filepath.Join(root, "both/a"), filepath.Join(root, "here/another")))
 		require.NoError(t, os.Symlink("both/a", filepath.Join(root, "link")))
 		require.NoError(t, unix.Mkfifo(filepath.Join(root, "fifo"), 0o600))
+		for name, redirect := range map[string]string{"both/meta": "/was/here/deep/1", "lost": "no such"} {
+			file(name)
+			require.NoError(t, unix.Setxattr(filepath.Join(root, name), "user.overlay.metacopy", nil, 0))
+			require.NoError(t, unix.Setxattr(filepath.Join(root, name), "user.overlay.redirect", []byte(redirect), 0))
+		}
 	}
 	path := filepath.Join(t.TempDir(), "index")
 	require.NoError(t, Build(path, layers))
@@ -77,6 +82,12 @@ func useAll(t testing.TB, x *Index) {
 			require.Equal(t, path, x.PathIn(n, layer))
 			last = layer
 		}
+		if layer, path, ok := x.Data(n); ok {
+			require.Less(t, layer, x.Layers())
+			require.True(t, n == 0 || path != "")
+		} else {
+			require.True(t, x.Elsewhere(n))
+		}
 		names := 0
 		for dir, name := range x.Names(n) {
 			found, ok := x.Lookup(dir, string(name))
@@ -115,7 +126,7 @@ func TestSampleHasEverything(t *testing.T) {
 		"here/deep": "1:was/here/deep 2:was/here/deep ", "here/deep/1": "1:was/here/deep/1 ", "here/deep/2": "2:was/here/deep/2 ",
 		"was": "1:was 2:was ", "was/here": "1:was/here 2:was/here ", "was/here/deep": "1:was/here/deep 2:was/here/deep ",
 		"was/here/deep/1": "1:was/here/deep/1 ", "was/here/deep/2": "2:was/here/deep/2 ",
-		"link": "0:link ", "fifo": "0:fifo ",
+		"link": "0:link ", "fifo": "0:fifo ", "both/meta": "0:both/meta 1:was/here/deep/1 ", "lost": "0:lost ",
 	}, paths)
 }
 

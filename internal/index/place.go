@@ -11,7 +11,8 @@ import (
 
 // A list of parts is a string of the text: for each, top first, the layer (2
 // bytes), 2 bytes of zero, and the string with its path where a redirect moved it,
-// none where the names say where it is.
+// none where the names say where it is. A regular file has a list if it has only its
+// metadata in its layer: that, and the layer and path of its data if one has it.
 
 // Place is where a file is: its topmost layer, counted from 0, and its path in
 // that, which differs from Path where a directory above it was moved. The path is
@@ -72,11 +73,33 @@ func (x *Index) movedIn(n uint32, layer int) (path []byte, ok bool) {
 	return x.str(id), true
 }
 
+// Data is the layer and the path in it where the data of a regular file is: mostly
+// its Place. It is not ok if no layer has the data.
+func (x *Index) Data(inode uint32) (layer int, path string, ok bool) {
+	list := x.str(x.setOf(inode).parts)
+	switch {
+	case len(list) == 0 || x.Kind(inode) != unix.S_IFREG:
+		layer, path = x.Place(inode)
+		return layer, path, true
+	case len(list) == partSize:
+		return 0, "", false
+	}
+	layer = partLayer(list, 1)
+	return layer, x.PathIn(inode, layer), true
+}
+
+// Elsewhere tells whether a regular file has only its metadata in its layer, so that
+// Data is not its Place.
+func (x *Index) Elsewhere(inode uint32) bool {
+	return x.Kind(inode) == unix.S_IFREG && len(x.str(x.setOf(inode).parts)) > 0
+}
+
 func partLayer(list []byte, i int) int   { return int(le.Uint16(list[i*partSize:])) }
 func partPath(list []byte, i int) uint32 { return le.Uint32(list[i*partSize+4:]) }
 
 // Parts gives the layers that have a part in a directory, top first, and its path
-// in each; for anything else its place.
+// in each; for a regular file its place and that of its data, if they differ, and for
+// anything else its place.
 func (x *Index) Parts(inode uint32) iter.Seq2[int, string] {
 	return func(yield func(layer int, path string) bool) {
 		list := x.str(x.setOf(inode).parts)

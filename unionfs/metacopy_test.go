@@ -1,0 +1,314 @@
+package unionfs
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/testenv"
+	"github.com/varvefs/varve/whiteout"
+)
+
+// kernelMount mounts what w describes with the kernel's overlayfs.
+func (w *world) kernelMount(t *testing.T, lowers ...string) {
+	t.Helper()
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=on,metacopy=on,index=on",
+		strings.Join(lowers, ":"), w.upper, w.work)
+	require.NoError(t, unix.Mount("overlay", w.mnt, "overlay", 0, data))
+	t.Cleanup(func() { _ = unix.Unmount(w.mnt, unix.MNT_DETACH) }) // after a failure
+}
+
+// metacopies lists the files below dir that have only their metadata there.
+func metacopies(t require.TestingT, dir string) (list []string) {
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		meta, err := whiteout.IsMetacopy(int(f.Fd()))
+		require.NoError(t, err)
+		if meta {
+			list = append(list, strings.TrimPrefix(path, dir+"/"))
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return list
+}
+
+// blocksOf tells how much space each regular file below dir takes.
+func blocksOf(t *testing.T, dir string) map[string]int64 {
+	t.Helper()
+	blocks := map[string]int64{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			var st unix.Stat_t
+			require.NoError(t, unix.Lstat(path, &st))
+			blocks[path] = st.Blocks
+		}
+		return err
+	})
+	require.NoError(t, err)
+	return blocks
+}
+
+// kernelMetacopies has the kernel make an upper of metacopies over two layers: also
+// renamed ones, in renamed directories, and one over another. It returns the layers
+// below w.upper, top first, and what the kernel shows.
+func kernelMetacopies(t *testing.T, w *world) (layers []string, want map[string]string, blocks map[string]int64) {
+	t.Helper()
+	for i, l := range w.lowers {
+		for _, name := range []string{"plain", "here", "there", "across", "twice", "again", "written", "cut", "linked", "dir/in", "dir/sub/in", "kept", fmt.Sprint("only", i)} {
+			mkdir(t, l, filepath.Dir(name))
+			data := strings.Repeat(fmt.Sprintf("%s of %d\n", name, i), 3000)
+			require.NoError(t, os.WriteFile(filepath.Join(l, name), []byte(data), 0o644))
+		}
+	}
+	in := func(name string) string { return filepath.Join(w.mnt, name) }
+	chmod := func(mode os.FileMode, names ...string) {
+		for _, name := range names {
+			require.NoError(t, os.Chmod(in(name), mode), name)
+		}
+	}
+	rename := func(from, to string) { require.NoError(t, os.Rename(in(from), in(to))) }
+	top := w.upper
+	w.upper = filepath.Join(filepath.Dir(top), "middle")
+	require.NoError(t, os.Mkdir(w.upper, 0o755))
+	w.kernelMount(t, w.lowers...)
+	chmod(0o600, "plain", "twice", "again", "there", "only1", "dir/sub/in", "linked")
+	rename("twice", "dir/twice")
+	rename("again", "again2")
+	require.NoError(t, os.Link(in("linked"), in("dir/linked")))
+	require.NoError(t, unix.Unmount(w.mnt, 0))
+	layers = append([]string{w.upper}, w.lowers...)
+	w.upper = top
+	require.NoError(t, os.RemoveAll(filepath.Join(w.work, "index"))) // of the other upper
+	w.kernelMount(t, layers...)
+	chmod(0o640, "plain", "here", "again2", "only0", "written", "cut")
+	require.NoError(t, unix.Setxattr(in("here"), "user.test", []byte("x"), 0))
+	require.NoError(t, os.Chown(in("kept"), 77, 78))
+	rename("here", "here2")            // a relative redirect
+	rename("across", "dir/sub/across") // an absolute one
+	rename("dir/twice", "twice2")
+	rename("again2", "again3")
+	rename("dir", "moved")
+	chmod(0o604, "moved/in", "moved/sub/in")
+	f, err := os.OpenFile(in("written"), os.O_WRONLY|os.O_APPEND, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString("more")
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Truncate(in("cut"), 5))
+	want, blocks = treeOf(t, w.mnt), blocksOf(t, w.mnt)
+	require.NoError(t, unix.Unmount(w.mnt, 0))
+	require.Contains(t, metacopies(t, w.upper), "moved/sub/across", "the kernel made no metacopies")
+	require.NotContains(t, metacopies(t, w.upper), "written")
+	return layers, want, blocks
+}
+
+// lowersOf are layers for Options.
+func lowersOf(paths ...string) (list []Lower) {
+	for _, path := range paths {
+		list = append(list, Lower{Path: path})
+	}
+	return list
+}
+
+// TestKernelsMetacopies: files of which the kernel brought up only the metadata have
+// their data in a view, whether they are in the upper, in a layer or in an index.
+func TestKernelsMetacopies(t *testing.T) {
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 2)
+	layers, want, blocks := kernelMetacopies(t, w)
+	check := func(what string, opt Options) {
+		w.mount(t, opt)
+		require.Equal(t, want, treeOf(t, w.mnt), what)
+		require.Equal(t, blocks, blocksOf(t, w.mnt), what)
+		w.unmount(t)
+	}
+	opt := w.options()
+	opt.Lowers = lowersOf(layers...)
+	check("upper", opt)
+
+	all := Options{Lowers: lowersOf(append([]string{w.upper}, layers...)...)}
+	check("layers", all)
+	all.IO = Passthrough
+	check("layers, passthrough", all)
+	all.IO = Cached
+	indexLayers(t, &all, filepath.Join(filepath.Dir(w.mnt), "index"))
+	check("index", all)
+
+	tree, err := OpenTree(all.Lowers)
+	require.NoError(t, err)
+	defer tree.Close()
+	walked := walked(t, tree)
+	require.Equal(t, "file 100640 "+strings.Repeat("here of 0\n", 3000), walked["here2"])
+	require.Equal(t, "file 100600 "+strings.Repeat("twice of 0\n", 3000), walked["twice2"])
+	require.Equal(t, "file 100604 "+strings.Repeat("dir/sub/in of 0\n", 3000), walked["moved/sub/in"])
+}
+
+// TestMetacopyIsCompleted: what is done to the data of a file that the kernel brought
+// up without it is done to its own data, and the kernel sees that, too.
+func TestMetacopyIsCompleted(t *testing.T) {
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 2)
+	layers, want, _ := kernelMetacopies(t, w)
+	in := func(name string) string { return filepath.Join(w.mnt, name) }
+	opt := w.options()
+	opt.Lowers = lowersOf(layers...)
+	plain := filepath.Join(filepath.Dir(w.mnt), "plain")
+	w.mount(t, opt)
+	copyTree(t, w.mnt, plain)
+	for _, step := range []struct {
+		name string
+		do   func(path string) error
+	}{
+		{"plain", func(p string) error { return appendTo(p, "more") }},
+		{"here2", func(p string) error { return os.Truncate(p, 7) }},
+		{"again3", func(p string) error { return os.Truncate(p, 0) }},
+		{"twice2", func(p string) error { return os.Rename(p, p+".new") }},
+		{"moved/in", func(p string) error { return os.Link(p, p+".new") }},
+		{"moved/linked", func(p string) error { return appendTo(p, "by one name") }},
+		{"moved/sub/across", func(p string) error { return os.Chmod(p, 0o400) }},
+		{"only0", func(p string) error {
+			f, err := os.OpenFile(p, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := os.Remove(p); err != nil {
+				return err
+			}
+			if _, err := f.WriteAt([]byte("gone"), 5); err != nil {
+				return err
+			}
+			data, err := io.ReadAll(f)
+			if err == nil && (!strings.HasPrefix(string(data), "only0gone0\nonly0 of 0\n") || len(data) != 3000*len("only0 of 0\n")) {
+				err = fmt.Errorf("%d bytes, %q", len(data), data[:30])
+			}
+			return err
+		}},
+	} {
+		var before, after unix.Stat_t
+		require.NoError(t, unix.Lstat(in(step.name), &before))
+		if step.name == "twice2" || step.name == "moved/in" {
+			require.NoError(t, step.do(in(step.name)))
+			require.NoError(t, unix.Lstat(in(step.name+".new"), &after))
+			require.Equal(t, before.Mtim, after.Mtim, step.name)
+			require.Equal(t, before.Ino, after.Ino, step.name)
+		} else {
+			require.NoError(t, step.do(in(step.name)), step.name)
+		}
+		require.NoError(t, step.do(filepath.Join(plain, step.name)), step.name)
+	}
+	now := treeOf(t, w.mnt)
+	require.NotEqual(t, want, now)
+	for name, line := range treeOf(t, plain) {
+		require.Equal(t, dataOf(line), dataOf(now[name]), name)
+	}
+	w.unmount(t)
+	left := metacopies(t, w.upper)
+	require.Contains(t, left, "moved/sub/across")
+	for _, name := range []string{"plain", "here2", "again3", "twice2.new", "moved/in", "moved/in.new", "moved/linked"} {
+		require.NotContains(t, left, name)
+	}
+	w.mount(t, opt)
+	require.Equal(t, now, treeOf(t, w.mnt))
+	w.unmount(t)
+	w.kernelMount(t, layers...)
+	require.Equal(t, now, treeOf(t, w.mnt))
+	require.NoError(t, unix.Unmount(w.mnt, 0))
+}
+
+func appendTo(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	return err
+}
+
+// dataOf is the part of a line of treeOf that tells the data.
+func dataOf(line string) string {
+	_, data, _ := strings.Cut(line, " data ")
+	data, _, _ = strings.Cut(data, " ")
+	return data
+}
+
+// TestMetacopyWithoutData: a file whose data no layer has can be looked at, and
+// reading it fails; it never reads as zeros.
+func TestMetacopyWithoutData(t *testing.T) {
+	testenv.CheckLeaks(t)
+	for _, c := range []struct {
+		what, redirect string
+		fill           func(t *testing.T, low string)
+	}{
+		{"nothing below", "", func(*testing.T, string) {}},
+		{"a directory below", "", func(t *testing.T, low string) { mkdir(t, low, "file") }},
+		{"a link below", "", func(t *testing.T, low string) { require.NoError(t, os.Symlink("other", filepath.Join(low, "file"))) }},
+		{"no such path", "/no/such", func(*testing.T, string) {}},
+		{"out of the layer", "/../file", func(*testing.T, string) {}},
+		{"no name", "..", func(*testing.T, string) {}},
+		{"a path as name", "dir/file", func(t *testing.T, low string) {
+			mkdir(t, low, "dir")
+			require.NoError(t, os.WriteFile(filepath.Join(low, "dir/file"), make([]byte, 100000), 0o644))
+		}},
+		{"hidden", "", func(t *testing.T, low string) {
+			require.NoError(t, os.WriteFile(filepath.Join(low, "file"), make([]byte, 100000), 0o644))
+			require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(low), "low0/.wh.file"), nil, 0o644))
+		}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			w := newWorld(t, 2)
+			for _, dir := range []string{w.upper, w.lowers[0]} {
+				path := filepath.Join(dir, "file")
+				require.NoError(t, os.WriteFile(path, nil, 0o640))
+				require.NoError(t, os.Truncate(path, 100000))
+				require.NoError(t, unix.Setxattr(path, "user.overlay.metacopy", nil, 0))
+				if c.redirect != "" {
+					require.NoError(t, unix.Setxattr(path, "user.overlay.redirect", []byte(c.redirect), 0))
+				}
+			}
+			w.lowers[0] = w.rename(t, w.lowers[0], "low0")
+			c.fill(t, w.lowers[1])
+			upper, layers, indexed := w.options(), Options{Lowers: lowersOf(w.lowers...)}, Options{Lowers: lowersOf(w.lowers...)}
+			indexLayers(t, &indexed, filepath.Join(filepath.Dir(w.mnt), "index"))
+			for _, opt := range []Options{layers, indexed, upper} {
+				w.mount(t, opt)
+				path := filepath.Join(w.mnt, "file")
+				info, err := os.Stat(path)
+				require.NoError(t, err)
+				require.EqualValues(t, 100000, info.Size())
+				require.Equal(t, os.FileMode(0o640), info.Mode())
+				_, err = os.ReadFile(path)
+				require.ErrorIs(t, err, unix.EIO)
+				if opt.Upper != "" {
+					require.ErrorIs(t, appendTo(path, "x"), unix.EIO)
+					require.NoError(t, os.WriteFile(path, []byte("new"), 0o640), "what is to be empty needs no data")
+				}
+				w.unmount(t)
+			}
+			require.Empty(t, metacopies(t, w.upper))
+		})
+	}
+}
+
+// rename gives a layer another name beside the mount point.
+func (w *world) rename(t *testing.T, dir, name string) string {
+	t.Helper()
+	to := filepath.Join(filepath.Dir(dir), name)
+	require.NoError(t, os.Rename(dir, to))
+	return to
+}
