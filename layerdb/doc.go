@@ -9,6 +9,8 @@
 //   - an [Image] is a chain with a configuration, and a tag is a name for one;
 //   - a [Container] is a chain with a read-write layer on top;
 //   - a [Tx] is one short look at, or change of, the records;
+//   - an index, of a chain, is a file beside the records that can be made again at any
+//     time ([Store.ChainFile]);
 //   - a [Stage] is a directory nobody knows yet, until it is published.
 //
 // Its law: a record never names bytes that are not there. Bytes are written to a

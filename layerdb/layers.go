@@ -66,9 +66,17 @@ func (tx *Tx) DeleteLayer(id string) error { return tx.remove(layerKey + id) }
 
 // Collect forgets the layers that no image and no container reaches any more. It
 // returns them in the order of their IDs, with the diff IDs that no record names
-// any more: their directories are removed after the transaction.
+// any more: their directories are removed after the transaction, and so are the
+// indexes of chains that no image and no container stands on.
 func (tx *Tx) Collect() (dropped []Layer, goneDiffs []digest.Digest, err error) {
-	reached, err := tx.reached()
+	tops, err := tx.tops()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := tx.dropChains(tops); err != nil {
+		return nil, nil, err
+	}
+	reached, err := tx.reached(tops)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,8 +104,8 @@ func (tx *Tx) Collect() (dropped []Layer, goneDiffs []digest.Digest, err error) 
 	return dropped, goneDiffs, nil
 }
 
-// reached is the set of layers that some image or container stands on.
-func (tx *Tx) reached() (map[string]bool, error) {
+// tops are the layers that images and containers stand on.
+func (tx *Tx) tops() ([]string, error) {
 	images, err := tx.Images()
 	if err != nil {
 		return nil, err
@@ -113,6 +121,11 @@ func (tx *Tx) reached() (map[string]bool, error) {
 	for _, c := range containers {
 		tops = append(tops, c.Top)
 	}
+	return tops, nil
+}
+
+// reached is the set of the layers tops and their ancestors.
+func (tx *Tx) reached(tops []string) (map[string]bool, error) {
 	reached := map[string]bool{}
 	for _, id := range tops {
 		for id != "" && !reached[id] {

@@ -164,15 +164,19 @@ func (tx *Tx) Publish(st *Stage, final string) error {
 	return nil
 }
 
-// collectTrash moves away the directories that the transaction forgot, or, if it
-// failed, those that it had published. Preconditions: store.lock is held alone.
+// collectTrash moves away the directories that the transaction forgot, and removes
+// such files, or, if it failed, moves away what it had published.
+// Preconditions: store.lock is held alone.
 func (s *Store) collectTrash(tx *Tx, failed error) ([]*Stage, error) {
-	list := tx.trash
-	if failed != nil {
-		list = tx.published
-	}
 	var stages []*Stage
 	var errs []error
+	list := tx.published
+	if failed == nil {
+		list = tx.trash
+		for _, file := range tx.trashFiles {
+			errs = append(errs, at.RemoveAll(at.CWD, file)) // a file has one name to go
+		}
+	}
 	for _, dir := range list {
 		st, err := s.trash(dir)
 		if st != nil {

@@ -12,11 +12,12 @@ import (
 )
 
 // Sweep removes what crashes left: stages of processes that have ended, layer
-// directories that no record names, container directories without a record, and
-// records of containers without a directory.
+// directories that no record names, container directories without a record,
+// records of containers without a directory, and indexes of chains that no image
+// and no container stands on.
 func (s *Store) Sweep() error {
 	err := s.Update(func(tx *Tx) error {
-		return errors.Join(tx.sweepLayers(), tx.sweepContainers())
+		return errors.Join(tx.sweepLayers(), tx.sweepContainers(), tx.sweepChains())
 	})
 	return errors.Join(err, s.SweepStages())
 }

@@ -36,10 +36,11 @@ type Tx struct {
 	txn   *badger.Txn
 	write bool
 
-	after     []func()
-	published []string // directories moved into place by this transaction
-	trash     []string // directories to move away after it
-	spare     []*Stage // stages whose place was taken already
+	after      []func()
+	published  []string // directories moved into place by this transaction
+	trash      []string // directories to move away after it
+	trashFiles []string // files to remove after it
+	spare      []*Stage // stages whose place was taken already
 }
 
 // AfterCommit has fn called when the change is durable, while the database is

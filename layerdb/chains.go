@@ -1,0 +1,95 @@
+package layerdb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// chainSuffix ends the names of the indexes in chains/.
+const chainSuffix = ".idx"
+
+// ChainFile returns where the index of the chain with this chain ID is kept. No
+// record speaks of it: it may be absent at any time, and is made from the layers
+// again. What is in it is not known here.
+func (s *Store) ChainFile(chainID digest.Digest) string {
+	return s.path(chainsName, chainID.Encoded()+chainSuffix)
+}
+
+// PutChainFile has build write the index of a chain to a path in a stage, and puts
+// it in the place of [Store.ChainFile] when it is whole. Several processes may do
+// so at once; the last one's stays. Who has the old file open keeps it.
+func (s *Store) PutChainFile(chainID digest.Digest, build func(path string) error) (err error) {
+	stage, err := s.Stage("index")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stage.Discard()) }()
+	fresh := filepath.Join(stage.Path(), "chain"+chainSuffix)
+	if err := build(fresh); err != nil {
+		return err
+	}
+	s.hook("chain: built")
+	// A store of an older varve has no such directory.
+	if err := os.Mkdir(s.path(chainsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("keep an index: %w", err)
+	}
+	if err := os.Rename(fresh, s.ChainFile(chainID)); err != nil {
+		return fmt.Errorf("keep an index: %w", err)
+	}
+	return nil
+}
+
+// sweepChains marks the indexes that nobody needs as trash.
+func (tx *Tx) sweepChains() error {
+	tops, err := tx.tops()
+	if err != nil {
+		return err
+	}
+	return tx.dropChains(tops)
+}
+
+// dropChains marks all that is in chains/ to be removed after the transaction, but
+// for the indexes of the chains of which tops are the top layers.
+func (tx *Tx) dropChains(tops []string) error {
+	kept, err := tx.chainsOf(tops)
+	if err != nil {
+		return err
+	}
+	list, err := os.ReadDir(tx.store.path(chainsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("find indexes: %w", err)
+	}
+	for _, e := range list {
+		name, isIndex := strings.CutSuffix(e.Name(), chainSuffix)
+		if !isIndex || !kept[digest.NewDigestFromEncoded(digest.Canonical, name)] {
+			tx.trashFiles = append(tx.trashFiles, tx.store.path(chainsName, e.Name()))
+		}
+	}
+	return nil
+}
+
+// chainsOf are the chain IDs of the layers tops. A layer without files has that of
+// the layer below.
+func (tx *Tx) chainsOf(tops []string) (map[digest.Digest]bool, error) {
+	chains := map[digest.Digest]bool{}
+	for _, id := range tops {
+		for id != "" {
+			l, err := tx.Layer(id)
+			if err != nil {
+				return nil, err
+			}
+			if l.hasBytes() {
+				chains[l.ChainID] = true
+				break
+			}
+			id = l.Parent
+		}
+	}
+	return chains, nil
+}
