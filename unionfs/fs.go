@@ -87,7 +87,7 @@ func newFS(opt Options) (*FS, error) {
 func openLowers(opt *Options, fds *fdCache) (lowers, error) {
 	if opt.Index != "" {
 		if opt.Override != NoOverride {
-			return nil, fmt.Errorf("%w: it has no owners that are kept in attributes", ErrIndex)
+			return nil, fmt.Errorf("%w: owners are kept in attributes", ErrNoIndex)
 		}
 		t, err := openIndexed(opt.Index, opt.Lowers, fds)
 		if err != nil {

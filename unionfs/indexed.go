@@ -17,6 +17,9 @@ import (
 // built anew.
 var ErrIndex = errors.New("the index of the layers can not be used")
 
+// ErrNoIndex is the [ErrIndex] of layers that can have none: no other index would do.
+var ErrNoIndex = fmt.Errorf("%w: there is none of such layers", ErrIndex)
+
 // indexed is the lowers of a chain that has an index. It looks at a layer only to
 // open a file and to copy one up.
 type indexed struct {
@@ -28,11 +31,11 @@ type indexed struct {
 
 // openIndexed opens the index at file for lowers, which have no cuts.
 func openIndexed(file string, list []Lower, fds *fdCache) (*indexed, error) {
+	if err := indexable(list); err != nil {
+		return nil, err
+	}
 	ids := make([]string, len(list))
 	for i, l := range list {
-		if len(l.Cut) > 0 || l.Live {
-			return nil, fmt.Errorf("%w: parts of %q are cut out, or it is live", ErrIndex, l.Path)
-		}
 		ids[i] = l.ID
 	}
 	x, err := index.Open(file, ids)

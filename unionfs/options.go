@@ -21,9 +21,9 @@ import (
 type Options struct {
 	// Lowers are the read-only layers, top first; at least one.
 	Lowers []Lower
-	// Index is the file of the layers' index (package internal/index), built with the
-	// ID of each of Lowers; "" merges directories as they are needed. One that can
-	// not be used is [ErrIndex].
+	// Index is the file of the layers' index, made by [BuildIndex] with the ID of each
+	// of Lowers; "" merges directories as they are needed. One that can not be used is
+	// [ErrIndex].
 	Index string
 	// Upper is the read-write layer and Work a directory on the same file system
 	// for unfinished things, whose subdirectory "work" is emptied at mount. Both
