@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/varvefs/varve/internal/engine"
+)
 
 // supervise is the hidden verb of a container's supervisor.
 func (c *cli) supervise() *cobra.Command {
@@ -33,6 +37,17 @@ func (c *cli) sweep() *cobra.Command {
 				return err
 			}
 			return e.Sweep()
+		},
+	}
+}
+
+// index is the hidden verb that makes the index of a chain.
+func (c *cli) index() *cobra.Command {
+	return &cobra.Command{
+		Use: "index DIFF-ID...", Hidden: true, Args: rangeArgs(1, -1),
+		Short: "Make the index of a chain of layers, top first (varve run has it done)",
+		RunE: func(_ *cobra.Command, args []string) error {
+			return c.inside(func(e *engine.Engine) error { return e.Index(args) })
 		},
 	}
 }

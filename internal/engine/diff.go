@@ -37,11 +37,11 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	lowers, err := e.lowers(spec.Layers)
+	chain, err := e.chain(spec.Layers)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := unionfs.OpenTree(lowers)
+	tree, err := unionfs.OpenTree(chain.lowers)
 	if err != nil {
 		return nil, err
 	}

@@ -22,12 +22,12 @@ func (e *Engine) Export(w io.Writer, name string) error {
 	if err != nil {
 		return err
 	}
-	lowers, err := e.lowers(spec.Layers)
+	chain, err := e.chain(spec.Layers)
 	if err != nil {
 		return err
 	}
 	upper := unionfs.Lower{Path: filepath.Join(e.store.ContainerDir(c.ID), upperName)}
-	tree, err := unionfs.OpenTree(append([]unionfs.Lower{upper}, lowers...))
+	tree, err := unionfs.OpenTree(append([]unionfs.Lower{upper}, chain.lowers...))
 	if err != nil {
 		return err
 	}

@@ -95,8 +95,8 @@ func optionalTag(name string) (string, error) {
 }
 
 // addImage publishes a staged layer over the layer parent (nil: it is the
-// lowest), and records it and the image of config with it on top, under ref
-// unless that is "". It returns the image's ID.
+// lowest), records it and the image of config with it on top, under ref unless
+// that is "", and makes the index of the chain. It returns the image's ID.
 func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.Image, parent *layerdb.Layer, ref string) (string, error) {
 	layer.ChainID = layer.DiffID
 	if parent != nil {
@@ -109,6 +109,7 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.I
 	if err != nil {
 		return "", err
 	}
+	var layers []layerdb.Layer
 	err = e.update(func(tx *layerdb.Tx) error {
 		err := tx.Publish(stage, e.store.LayerDir(layer.DiffID))
 		if err == nil {
@@ -117,8 +118,15 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.I
 		if err == nil && ref != "" {
 			err = tx.SetTag(ref, image.ID)
 		}
+		if err == nil {
+			layers, err = tx.Chain(layer.ID)
+		}
 		return err
 	})
+	if err == nil {
+		// The image is there, also without: the first container would have it made.
+		_ = e.Index(layerNames(layers))
+	}
 	return image.ID, err
 }
 

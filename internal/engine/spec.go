@@ -69,19 +69,7 @@ func layerNames(chain []layerdb.Layer) []string {
 	return names
 }
 
-// lowers are the directories of the layers, top first.
-func (e *Engine) lowers(names []string) ([]unionfs.Lower, error) {
-	var list []unionfs.Lower
-	for _, name := range names {
-		l, err := e.lower(name)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, l)
-	}
-	return list, nil
-}
-
+// lower is the directory of one of Spec.Layers.
 func (e *Engine) lower(name string) (unionfs.Lower, error) {
 	if name == hostLayer {
 		return e.hostLower(), nil

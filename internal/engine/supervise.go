@@ -28,8 +28,9 @@ type supervisor struct {
 	spec    Spec
 	state   State
 	signals chan os.Signal
-	lowers  []unionfs.Lower
+	chain   chain
 	server  *unionfs.Server
+	missing bool // the index of the chain
 	process *runner.Process
 }
 
@@ -103,6 +104,9 @@ func (s *supervisor) run() (int, error) {
 		return 0, err
 	}
 	tuneForServing()
+	if s.missing {
+		s.engine.indexInBackground(s.spec.Layers)
+	}
 	stop := make(chan struct{})
 	go s.relay(stop)
 	code, err := s.process.Wait()
@@ -112,7 +116,7 @@ func (s *supervisor) run() (int, error) {
 
 // mount makes the view in this process's own mount namespace.
 func (s *supervisor) mount() error {
-	lowers, err := s.engine.lowers(s.spec.Layers)
+	chain, err := s.engine.chain(s.spec.Layers)
 	if err != nil {
 		return err
 	}
@@ -121,23 +125,23 @@ func (s *supervisor) mount() error {
 		return err
 	}
 	dir := s.engine.store.ContainerDir(s.spec.ID)
-	if err := dressRoot(filepath.Join(dir, upperName), lowers[0]); err != nil {
+	if err := dressRoot(filepath.Join(dir, upperName), chain.lowers[0]); err != nil {
 		return fmt.Errorf("prepare the root directory: %w", err)
 	}
-	s.lowers = lowers
+	s.chain = chain
 	unix.Umask(0) // the modes of new files are the program's, and come with its umask
 	view := unionfs.Options{
-		Lowers: lowers, Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
+		Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
 		NoRedirect: true, // an image layer can not hold a redirect
 	}
 	if shown.single {
-		if err := dressSingle(view.Upper, lowers[0]); err != nil {
+		if err := dressSingle(view.Upper, chain.lowers[0]); err != nil {
 			return fmt.Errorf("prepare the root directory: %w", err)
 		}
 		keepOwners(&view)
 	}
-	s.server, err = unionfs.Mount(filepath.Join(dir, viewName), view)
+	s.server, s.missing, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	return err
 }
 
@@ -208,7 +212,7 @@ func (s *supervisor) end(code int, failure error) error {
 	}
 	if s.server != nil {
 		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)
-		errs = append(errs, tidyMountPoints(upper, s.lowers))
+		errs = append(errs, tidyMountPoints(upper, s.chain.lowers))
 	}
 	if s.state.Status == Running {
 		s.state.Status, s.state.Finished = Exited, time.Now().UTC()
