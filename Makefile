@@ -15,10 +15,10 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench clean setup
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/varve, one static binary
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/varve ./cmd/varve
@@ -50,12 +50,8 @@ race: setup ## run every test under the race detector (needs a C compiler)
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-bench: setup ## compare speed with the peers that are here (ROUNDS=5, ROWS, PEERS: patterns)
-	ROUNDS=$(ROUNDS) ROWS='$(ROWS)' PEERS='$(PEERS)' LEDGER='$(LEDGER)' COMMIT=$$(git rev-parse --short HEAD) \
-		$(GO) test -run '^TestCompare$$' -v -count=1 -timeout $(TIMEOUT) ./bench
-
-bench-compare: LEDGER = $(CURDIR)/docs/performance.md
-bench-compare: bench ## the same, and add the figures to docs/performance.md
+bench: setup ## compare a mounted view with the peers that are here, ROUNDS times (5)
+	ROUNDS=$(ROUNDS) $(GO) test -run '^TestTable$$' -v -count=1 -timeout $(TIMEOUT) ./bench
 
 clean: ## remove what was built
 	rm -rf bin

@@ -43,7 +43,7 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stats.close()) }()
-	server, err := unionfs.Mount(mountpoint, opt.options())
+	server, err := opt.mount(mountpoint)
 	if err != nil {
 		return err
 	}

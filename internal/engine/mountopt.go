@@ -21,6 +21,7 @@ type MountOptions struct {
 	readOnly bool // in spite of an upper, which is then the topmost lower
 	debug    bool
 	stats    string // path of the stats socket; "": none
+	indexDir string // where the index of the lowers is kept; "" for none
 }
 
 // mountOption reads the value of one option; given says that it has one.
@@ -61,7 +62,7 @@ var mountOptions = map[string]mountOption{
 	"allow_root":   flag(func(m *MountOptions, on bool) { m.view.AllowOther = m.view.AllowOther || on && os.Geteuid() == 0 }),
 	"timeout":      timeout,
 	"redirect_dir": redirectDir,
-	"index":        overlayIndex,
+	"index":        indexOption,
 	"fsname":       func(m *MountOptions, v string, _ bool) error { m.view.Name = plain(v); return nil },
 	"max_write": func(m *MountOptions, v string, _ bool) (err error) {
 		m.view.MaxWrite, err = number(v, 4096, math.MaxInt32)
@@ -251,15 +252,6 @@ func redirectDir(m *MountOptions, value string, _ bool) error {
 // errUnknown is what an option says of a value that belongs to another option of
 // the same name.
 var errUnknown = errors.New("unknown")
-
-// overlayIndex is overlayfs' option, which asks for what is always so: the names of
-// a hard link stay together.
-func overlayIndex(_ *MountOptions, value string, _ bool) error {
-	if value == "on" || value == "off" {
-		return nil
-	}
-	return errUnknown
-}
 
 func dialect(m *MountOptions, value string, _ bool) (err error) {
 	m.view.Whiteout, err = whiteout.ParseDialect(value)
