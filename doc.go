@@ -31,6 +31,7 @@
 //	runner             namespaces, the root, the terminal, the program
 //	internal/archive   layers as tar: unpack, pack, save, export
 //	internal/index     the merged tree of one chain in one mapped file
+//	internal/uring     commands to a device through io_uring
 //	internal/at        thin fd-relative system calls: one directory fd, one name, no path walked twice
 //	internal/testenv   what the tests need from the machine
 //	bench              workloads over a mounted view, beside the peers

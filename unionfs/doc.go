@@ -18,7 +18,8 @@
 //     (node.go).
 //   - A ref is either.
 //
-// A request goes from the kernel to a method of [FS] in the file named after it
+// How requests arrive, over /dev/fuse or io_uring, is known to transport.go and
+// uring.go alone. A request goes from the kernel to a method of [FS] in the file named after it
 // (lookup.go, readdir.go, io.go, attr.go, xattr.go, create.go, remove.go,
 // rename.go). What changes a lower file first calls FS.up (up.go), which has package
 // copyup make a copy in the work directory and puts it in its place, parents

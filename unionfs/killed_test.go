@@ -219,5 +219,6 @@ func TestDeadServer(t *testing.T) {
 		require.ErrorAs(t, err, &pathErr)
 	}
 	_, err = f.ReadAt(make([]byte, 1), 0)
-	require.ErrorIs(t, err, unix.ENOTCONN)
+	// What was asked while the connection went, which takes a moment over io_uring, is aborted.
+	require.Contains(t, []string{"ENOTCONN", "ECONNABORTED"}, errnoOf(err))
 }

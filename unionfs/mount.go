@@ -16,18 +16,20 @@ import (
 
 // Server is a mounted view that is being served.
 type Server struct {
-	fs     *FS
-	server *fuse.Server
-	mnt    string
-	done   chan struct{}
+	fs        *FS
+	server    *fuse.Server
+	uring     *uringTransport // nil if all requests come over /dev/fuse
+	transport Transport
+	mnt       string
+	done      chan struct{}
 
 	closing sync.RWMutex // held while somebody looks at fs who is no request
 	closed  bool
 }
 
 // Mount mounts a view at mountpoint, a directory, and serves it until it is
-// unmounted. It returns when the view answers. This is the one place that knows
-// how requests arrive.
+// unmounted. It returns when the view answers. Nothing but this and transport.go
+// knows how requests arrive.
 //
 // As root of its user namespace it mounts by itself, from /dev/fuse; otherwise
 // it asks fusermount3.
@@ -58,21 +60,22 @@ func mount(mountpoint string, opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := fuse.NewServer(fs.raw(), mountpoint, mountOptions(&opt))
-	if err != nil {
+	s := &Server{fs: fs, mnt: mountpoint, done: make(chan struct{})}
+	if err := s.connect(); err != nil {
 		fs.close()
 		return nil, mountError(mountpoint, err)
 	}
 	if opt.IO == Passthrough {
 		err = fs.probePassthrough() // before the first request
 	}
-	s := &Server{fs: fs, server: server, mnt: mountpoint, done: make(chan struct{})}
 	go s.serve()
+	if err == nil {
+		err = s.begin()
+	} else if s.uring != nil {
+		s.uring.dismiss()
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount at %q: %w", mountpoint, err), s.Unmount())
-	}
-	if err := server.WaitMount(); err != nil {
-		return nil, errors.Join(mountError(mountpoint, err), s.Unmount())
 	}
 	return s, nil
 }
@@ -85,8 +88,15 @@ func (fs *FS) Init(server *fuse.Server) { fs.server = server }
 // took.
 func (s *Server) Mode() Mode { return s.fs.opt.IO }
 
+// Transport is the way on which requests come: as the options said, or what
+// TransportAuto took.
+func (s *Server) Transport() Transport { return s.transport }
+
 func (s *Server) serve() {
 	s.server.Serve()
+	if s.uring != nil {
+		s.uring.wait()
+	}
 	s.closing.Lock()
 	s.fs.close()
 	s.closed = true
@@ -101,7 +111,7 @@ func (s *Server) Wait() { <-s.done }
 // Unmount unmounts the view and waits until it is served no more. A view in use
 // gives EBUSY and stays.
 func (s *Server) Unmount() error {
-	if err := s.server.Unmount(); err != nil {
+	if err := s.unmount(); err != nil {
 		return fmt.Errorf("unmount %q: %w", s.mnt, err)
 	}
 	s.Wait()
@@ -131,7 +141,7 @@ func mountOptions(opt *Options) *fuse.MountOptions {
 		AllowOther:               opt.AllowOther,
 		FsName:                   cmp.Or(opt.Name, "varve"),
 		Name:                     cmp.Or(opt.Type, "varve"),
-		MaxWrite:                 cmp.Or(opt.MaxWrite, 1<<20),
+		MaxWrite:                 cmp.Or(opt.MaxWrite, mostWrite),
 		MaxBackground:            64,
 		DisableSplice:            true, // its pipes are kept for good, and replies are written from memory
 		EnableSymlinkCaching:     true,

@@ -8,6 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// transportEnv is the transport of the views of all tests; auto if it is not set.
+const transportEnv = "VARVE_TEST_TRANSPORT"
+
 // world is a view in a test, with the directories that it is made of.
 type world struct {
 	mnt, upper, work string
@@ -32,7 +35,9 @@ func newWorld(t *testing.T, layers int) *world {
 }
 
 func (w *world) options() Options {
-	o := Options{Upper: w.upper, Work: w.work}
+	transport, err := ParseTransport(os.Getenv(transportEnv))
+	must(err)
+	o := Options{Upper: w.upper, Work: w.work, Transport: transport}
 	for _, l := range w.lowers {
 		o.Lowers = append(o.Lowers, Lower{Path: l})
 	}

@@ -38,6 +38,8 @@ type Options struct {
 	NoRedirect bool
 	// IO is how the data of open files travels.
 	IO Mode
+	// Transport is the way on which requests come.
+	Transport Transport
 	// NoACL leaves POSIX access lists unchecked by the kernel.
 	NoACL bool
 	// NoXattrs has the view know no extended attributes.

@@ -27,8 +27,8 @@ func (c *counter) Write(line []byte) (int, error) {
 	for i, f := range fields {
 		if f == "rx" && i+2 < len(fields) {
 			c.mu.Lock()
-			// FORGET comes when the kernel pleases, and nobody waits for it.
-			if op := fields[i+2]; !strings.Contains(op, "FORGET") {
+			// FORGET and RELEASE come when the kernel pleases, and nobody waits for them.
+			if op := fields[i+2]; !strings.Contains(op, "FORGET") && op != "RELEASE" {
 				c.byOp[op]++
 				c.total++
 			}

@@ -37,6 +37,7 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	tuneForServing()
 	unix.Umask(0) // the modes of new files are the callers', and come with the umask of those
 	stats, err := listenStats(opt.stats)
 	if err != nil {
@@ -63,7 +64,6 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 // in use is taken away from who comes later, and served on to who is in it; a
 // second signal ends that.
 func serve(server *unionfs.Server, signals <-chan os.Signal) error {
-	tuneForServing()
 	done := make(chan struct{})
 	go func() { server.Wait(); close(done) }()
 	detached := false

@@ -69,7 +69,11 @@ var mountOptions = map[string]mountOption{
 		m.view.MaxWrite = min(m.view.MaxWrite, 1<<20)
 		return err
 	},
-	"io":       func(m *MountOptions, v string, _ bool) (err error) { m.view.IO, err = unionfs.ParseMode(v); return err },
+	"io": func(m *MountOptions, v string, _ bool) (err error) { m.view.IO, err = unionfs.ParseMode(v); return err },
+	"transport": func(m *MountOptions, v string, _ bool) (err error) {
+		m.view.Transport, err = unionfs.ParseTransport(v)
+		return err
+	},
 	"whiteout": dialect,
 	"stats":    func(m *MountOptions, v string, _ bool) (err error) { m.stats, err = onePath(v); return err },
 }

@@ -75,6 +75,8 @@ func TestParseMountMeanings(t *testing.T) {
 		"max_write=65536":                func(o unionfs.Options) bool { return o.MaxWrite == 65536 },
 		"max_write=16777216":             func(o unionfs.Options) bool { return o.MaxWrite == 1<<20 },
 		"io=plain":                       func(o unionfs.Options) bool { return o.IO == unionfs.Plain },
+		"transport=uring":                func(o unionfs.Options) bool { return o.Transport == unionfs.TransportUring },
+		"transport=":                     func(o unionfs.Options) bool { return o.Transport == unionfs.TransportAuto },
 		"whiteout=oci":                   func(o unionfs.Options) bool { return o.Whiteout == whiteout.OCI },
 		"fsname=two words":               func(o unionfs.Options) bool { return o.Name == "two words" },
 		"stats=/run/\\,s":                func(o unionfs.Options) bool { return o.Stats == "/run/,s" },
@@ -106,7 +108,7 @@ func TestParseMountRefuses(t *testing.T) {
 		"lowerdir=", "lowerdir=/a::/b", "lowerdir=/a:", "upperdir=", "workdir", "uidmapping=", "uidmapping=0:1", "uidmapping=0:a:1",
 		"gidmapping=0:1:-1", "squash_to_uid", "squash_to_uid=-1", "squash_to_gid=4294967295", "xattr_permissions=3", "xattr_permissions=",
 		"volatile=2", "fsync=yes", "timeout", "timeout=-1", "timeout=NaN", "timeout=soon", "redirect_dir=maybe", "max_write=0", "max_write=1M",
-		"io=fast", "whiteout=aufs", "ro=2", "stats", "stats=",
+		"io=fast", "transport=fast", "whiteout=aufs", "ro=2", "stats", "stats=",
 	} {
 		_, _, err := ParseMount([]string{"lowerdir=/l", bad})
 		require.ErrorContains(t, err, bad, "the option is named")
