@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -261,4 +264,73 @@ func fill(t *testing.T, path string) {
 		}
 	}
 	require.NoError(t, f.Close())
+}
+
+// TestKilledIndexer: whenever the process that makes an index is killed, the one
+// that was there is used, and what it left is swept.
+func TestKilledIndexer(t *testing.T) {
+	eachIndexed(t, func(t *testing.T, h *home) {
+		diffID := "sha256:" + strings.TrimSuffix(filepath.Base(h.index(t)), ".idx") // of one layer, its chain ID
+		begun := func() bool {
+			left, err := filepath.Glob(filepath.Join(h.root, "tmp/index-*"))
+			require.NoError(t, err)
+			return len(left) > 0
+		}
+		for range 5 {
+			cmd := h.command(t.Context(), "index", diffID)
+			require.NoError(t, cmd.Start())
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			for len(ended) == 0 && !begun() {
+				time.Sleep(time.Millisecond)
+			}
+			_ = cmd.Process.Kill() // it may have ended
+			<-ended
+			require.True(t, h.uses(t, "small:1"))
+		}
+		testenv.Eventually(t, "those below the killed ones have ended, and all is swept", func() bool {
+			h.ok(t, "sweep")
+			return !begun()
+		})
+		h.ok(t, "index", diffID)
+		require.True(t, h.uses(t, "small:1"))
+		h.index(t)
+	})
+}
+
+// TestMountsMakeOneIndex: several mounts of the same directories at once have one
+// index, and are all right.
+func TestMountsMakeOneIndex(t *testing.T) {
+	testenv.FUSE(t)
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	dir := testenv.Dir(t)
+	lower, indexes := filepath.Join(dir, "lower"), filepath.Join(dir, "indexes")
+	for k := range 200 {
+		sub := filepath.Join(lower, strconv.Itoa(k))
+		require.NoError(t, os.MkdirAll(sub, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(sub, "file"), []byte(strconv.Itoa(k)), 0o644))
+	}
+	require.NoError(t, os.Mkdir(indexes, 0o755))
+	var crowd sync.WaitGroup
+	views, said := make([]string, 5), make([]string, 5)
+	for k := range views {
+		views[k] = filepath.Join(dir, fmt.Sprint("view", k))
+		require.NoError(t, os.Mkdir(views[k], 0o755))
+		crowd.Go(func() {
+			out, err := exec.Command(testenv.Varve(t), "mount", "-o", "lowerdir="+lower+",index="+indexes, views[k]).CombinedOutput()
+			said[k] = fmt.Sprintf("%s%v", out, err)
+		})
+	}
+	crowd.Wait()
+	for k, view := range views {
+		require.Equal(t, "<nil>", said[k])
+		got, err := os.ReadFile(filepath.Join(view, "123/file"))
+		require.NoError(t, err)
+		require.Equal(t, "123", string(got))
+		require.NoError(t, unix.Unmount(view, 0))
+	}
+	list, err := os.ReadDir(indexes)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
 }
