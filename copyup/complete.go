@@ -12,7 +12,7 @@ import (
 )
 
 // Completion brings up the data of a file of the upper that has only its metadata
-// there (overlayfs' metacopy), into that file.
+// there ([Job].Metadata), into that file.
 //
 // The file is marked as one without data until all of it is there and durable. So at
 // every moment, also after a crash, it is read as it was: only its times may then be
@@ -27,8 +27,13 @@ type Completion struct {
 	// Volatile leaves out the fsync: after a power failure the file may be empty.
 	Volatile bool
 
+	way    Way
+	bytes  int64
 	before func(step string) error // tests make one step after the other fail here
 }
+
+// Copied is [Staged.Copied].
+func (c *Completion) Copied() (way Way, bytes int64) { return c.way, c.bytes }
 
 // Run brings the data up. Owner, mode, times and extended attributes stay. After an
 // error the file is still without data, and Run may be called again.
@@ -85,7 +90,10 @@ func (c *Completion) data(size int64) error {
 	if st.Size != size {
 		return fmt.Errorf("the layer has %d bytes of data for a file of %d: %w", st.Size, size, unix.EIO)
 	}
-	return Data(c.Data, c.File)
+	c.bytes = size
+	var err error
+	c.way, err = copyData(c.Data, c.File)
+	return err
 }
 
 func (c *Completion) step(name string, fn func() error) error {
@@ -103,19 +111,20 @@ type kept struct {
 	caps []byte // security.capability; nil: none
 }
 
-const capsAttr = "security.capability"
+// CapsAttr holds the capabilities of a program. Writing to the file removes it.
+const CapsAttr = "security.capability"
 
 func (k *kept) read(fd int) error {
 	if err := unix.Fstat(fd, &k.stat); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
 	buf := make([]byte, 64) // the longest there is has 24
-	n, err := unix.Fgetxattr(fd, capsAttr, buf)
+	n, err := unix.Fgetxattr(fd, CapsAttr, buf)
 	switch {
 	case err == nil:
 		k.caps = buf[:n]
 	case !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP):
-		return os.NewSyscallError("getxattr "+capsAttr, err)
+		return os.NewSyscallError("getxattr "+CapsAttr, err)
 	}
 	return nil
 }
@@ -131,8 +140,8 @@ func (k *kept) write(fd int) error {
 		}
 	}
 	if k.caps != nil {
-		if err := unix.Fsetxattr(fd, capsAttr, k.caps, 0); err != nil && !notPermitted(err) {
-			return os.NewSyscallError("setxattr "+capsAttr, err)
+		if err := unix.Fsetxattr(fd, CapsAttr, k.caps, 0); err != nil && !notPermitted(err) {
+			return os.NewSyscallError("setxattr "+CapsAttr, err)
 		}
 	}
 	return at.Utimes(fd, "", k.stat.Atim, k.stat.Mtim)

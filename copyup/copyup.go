@@ -36,6 +36,10 @@ type Job struct {
 	// Empty makes a regular file without its data, for one that is about to be
 	// truncated to nothing.
 	Empty bool
+	// Metadata makes a regular file of the right size without its data, marked as one
+	// whose data is below (overlayfs' metacopy): a [Completion] brings that up later.
+	// Where the mark can not be set the data comes now.
+	Metadata bool
 	// Volatile leaves out the fsync before the file is put in place: after a
 	// power failure the upper may then hold an empty file.
 	Volatile bool
@@ -66,6 +70,10 @@ func Stage(job Job) (*Staged, error) {
 	}
 	return s, nil
 }
+
+// Metadata tells whether only the metadata of a regular file came, as Job.Metadata
+// asks for.
+func (s *Staged) Metadata() bool { return s.job.Metadata && s.file >= 0 }
 
 // Copied tells how the data came, and how many bytes of it there are, holes among
 // them.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
 )
 
 // makeRegular makes a regular file and leaves it open, for what is to be done with
@@ -19,7 +20,14 @@ func (s *Staged) makeRegular() (err error) {
 		return err
 	}
 	if j.Empty || j.Stat.Size == 0 {
+		j.Metadata = false
 		return nil
+	}
+	if j.Metadata {
+		err := j.step("mark", s.markMetacopy)
+		if j.Metadata = err == nil; err == nil || !notPermitted(err) {
+			return err
+		}
 	}
 	in, err := j.openData()
 	if err != nil {
@@ -34,6 +42,15 @@ func (s *Staged) makeRegular() (err error) {
 		return nil
 	}
 	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
+}
+
+// markMetacopy gives the file its size, but not before the mark: it never looks as if
+// it were full of zeros.
+func (s *Staged) markMetacopy() error {
+	if err := whiteout.SetMetacopy(s.file); err != nil {
+		return err
+	}
+	return os.NewSyscallError("ftruncate", unix.Ftruncate(s.file, s.job.Stat.Size))
 }
 
 func (j *Job) openData() (int, error) {

@@ -33,6 +33,7 @@ type FS struct {
 
 	upper, work int // -1 in a read-only view
 	opaqueRoot  bool
+	metacopy    bool // see makesMetacopies
 	dialect     whiteout.Dialect
 	umask       uint32
 	euid, egid  uint32
@@ -121,6 +122,7 @@ func (fs *FS) openUpper() (err error) {
 	if !fs.opaqueRoot {
 		fs.opaqueRoot, err = at.Exists(fs.upper, whiteout.OpaqueName)
 	}
+	fs.metacopy = fs.makesMetacopies()
 	fs.umask = umask()
 	return err
 }

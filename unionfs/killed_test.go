@@ -103,7 +103,7 @@ func killedOnce(t *testing.T, dialect whiteout.Dialect) {
 		mkdir(t, w.lowers[i%2], fmt.Sprintf("d%d/sub", i))
 		for k := range 4 {
 			p := filepath.Join(w.lowers[i%2], fmt.Sprintf("d%d/f%d", i, k))
-			require.NoError(t, os.WriteFile(p, []byte(strings.Repeat("lower ", 1000*k)), 0o644))
+			require.NoError(t, os.WriteFile(p, []byte(strings.Repeat("lower ", 10000*k)), 0o644))
 		}
 	}
 	before := hashTrees(t, w.lowers)

@@ -1,7 +1,9 @@
 package unionfs
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,34 @@ type metacopy struct {
 
 // isWhole tells whether a file is in the upper, with its data.
 func (n *node) isWhole() bool { return n.upper.Load() && n.meta.Load() == nil }
+
+// minMetacopy is the size from which only the metadata of a file comes up: smaller
+// ones are copied in about the same time (docs/performance.md), and done with.
+const minMetacopy = 16 << 10
+
+// mayBorrow tells whether only the metadata of the lower file n has to come up. A
+// file with several names comes up whole; one with capabilities, too, since to
+// complete it would take those away and give them back, and a crash in between would
+// show.
+func (fs *FS) mayBorrow(n *node, data need, st *unix.Stat_t) (bool, error) {
+	if data != anyData || !fs.metacopy || n.kind != unix.S_IFREG || st.Nlink > 1 || st.Size < minMetacopy {
+		return false, nil
+	}
+	_, err := fs.tree.getxattr(n.low, copyup.CapsAttr)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return true, nil
+	}
+	return false, err
+}
+
+// makesMetacopies tells whether files are to come up without their data: where the
+// mark can be written, owners are on the files themselves, and no layer changes under
+// the view.
+func (fs *FS) makesMetacopies() bool {
+	live := slices.ContainsFunc(fs.opt.Lowers, func(l Lower) bool { return l.Live })
+	return !fs.opt.NoMetacopy && !fs.opt.NoXattrs && !live &&
+		fs.opt.Override == NoOverride && fs.dialect == whiteout.Overlay
+}
 
 // metacopyOf tells whether the regular file name of the upper, in parent, has its
 // data below: nil if it has it itself.
@@ -107,6 +137,7 @@ func (fs *FS) completeLocked(n *node, data need) error {
 	if err := job.Run(); err != nil {
 		return err
 	}
+	fs.copyUps.addData(job.Copied())
 	n.completed.Store(true)
 	n.meta.Store(nil)
 	return nil

@@ -1,12 +1,14 @@
 package unionfs
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -311,4 +313,209 @@ func (w *world) rename(t *testing.T, dir, name string) string {
 	to := filepath.Join(filepath.Dir(dir), name)
 	require.NoError(t, os.Rename(dir, to))
 	return to
+}
+
+// TestMetadataComesUpAlone: a change of metadata of a big file of a layer copies none
+// of its data, which takes no space in the upper, and is read all the same.
+func TestMetadataComesUpAlone(t *testing.T) {
+	testenv.CheckLeaks(t)
+	for _, mode := range append([]Mode{Cached}, otherModes...) {
+		t.Run(mode.String(), func(t *testing.T) {
+			needsMode(t, mode)
+			w := newWorld(t, 1)
+			data := []byte(strings.Repeat("0123456789abcde\n", 1<<16))
+			changes := map[string]func(path string) error{
+				"chmod":    func(p string) error { return os.Chmod(p, 0o600) },
+				"utimes":   func(p string) error { return os.Chtimes(p, time.Unix(5, 6), time.Unix(7, 8)) },
+				"setxattr": func(p string) error { return unix.Setxattr(p, "user.test", []byte("x"), 0) },
+			}
+			if testenv.IsRoot() {
+				changes["chown"] = func(p string) error { return os.Chown(p, 12, 34) }
+			}
+			for name := range changes {
+				require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], name), data, 0o644))
+			}
+			low := filepath.Join(w.lowers[0], "chmod")
+			require.NoError(t, os.Truncate(low, 100<<20)) // and mostly a hole
+			opt := w.options()
+			opt.IO, opt.Whiteout = mode, whiteout.Overlay
+			w.mount(t, opt)
+			for name, change := range changes {
+				path := filepath.Join(w.mnt, name)
+				var before, after, upper, lower unix.Stat_t
+				require.NoError(t, unix.Stat(path, &before))
+				require.NoError(t, change(path), name)
+				require.NoError(t, unix.Stat(path, &after))
+				require.NoError(t, unix.Stat(filepath.Join(w.upper, name), &upper), name)
+				require.NoError(t, unix.Stat(filepath.Join(w.lowers[0], name), &lower), name)
+				require.Equal(t, before.Size, upper.Size, name)
+				require.LessOrEqual(t, upper.Blocks*512, int64(4096), "%s copied data", name) // attributes may take a block
+				require.Equal(t, lower.Blocks, after.Blocks, name)
+				require.Equal(t, before.Ino, after.Ino, name)
+				have, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.True(t, bytes.HasPrefix(have, data) && len(have) == int(lower.Size), "data of %s", name)
+			}
+			require.Zero(t, w.server.fs.copyUps.bytes.Load())
+			require.Len(t, metacopies(t, w.upper), len(changes))
+		})
+	}
+}
+
+// TestOpenMetacopy: descriptors from before the metadata came up, from before the
+// data did and from after see the same file, also when it has no name any more.
+func TestOpenMetacopy(t *testing.T) {
+	testenv.CheckLeaks(t)
+	for _, mode := range append([]Mode{Cached}, otherModes...) {
+		for _, unlink := range []bool{false, true} {
+			t.Run(fmt.Sprint(mode, unlink), func(t *testing.T) {
+				needsMode(t, mode)
+				w := newWorld(t, 1)
+				data := strings.Repeat("0123456789abcde\n", 1<<14)
+				require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "file"), []byte(data), 0o644))
+				opt := w.options()
+				opt.IO, opt.Whiteout = mode, whiteout.Overlay
+				w.mount(t, opt)
+				path := filepath.Join(w.mnt, "file")
+				open := func(flags int) *os.File {
+					f, err := os.OpenFile(path, flags, 0)
+					require.NoError(t, err)
+					t.Cleanup(func() { require.NoError(t, f.Close()) })
+					return f
+				}
+				files := []*os.File{open(os.O_RDONLY)}
+				require.NoError(t, os.Chmod(path, 0o666))
+				files = append(files, open(os.O_RDONLY))
+				if mode != Passthrough { // there an open for writing brings the data up
+					files = append(files, open(os.O_RDWR))
+					require.Equal(t, []string{"file"}, metacopies(t, w.upper))
+				}
+				writer := open(os.O_RDWR)
+				files = append(files, writer)
+				if unlink {
+					require.NoError(t, os.Remove(path))
+				}
+				require.NoError(t, writer.Chmod(0o600))
+				want := []byte(data)
+				read := func() {
+					for k, f := range files {
+						have := make([]byte, len(want)+10)
+						n, err := f.ReadAt(have, 0)
+						require.ErrorIs(t, err, io.EOF)
+						require.True(t, string(want) == string(have[:n]), "descriptor %d", k)
+					}
+				}
+				read()
+				for _, off := range []int64{70000, 0, int64(len(data))} {
+					_, err := writer.WriteAt([]byte("written"), off)
+					require.NoError(t, err)
+					want = append(want[:off], append([]byte("written"), want[min(off+7, int64(len(want))):]...)...)
+					read()
+				}
+				if !unlink {
+					files = append(files, open(os.O_RDONLY))
+					read()
+				}
+				require.NoError(t, writer.Sync()) // io=writeback
+				require.Empty(t, metacopies(t, w.upper))
+				info, err := writer.Stat()
+				require.NoError(t, err)
+				require.Equal(t, os.FileMode(0o600), info.Mode())
+			})
+		}
+	}
+}
+
+// TestKernelReadsOurMetacopies: overlayfs mounts an upper with them and shows the
+// same tree, goes on with it, and we with what it left.
+func TestKernelReadsOurMetacopies(t *testing.T) {
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 2)
+	names := []string{"a", "b", "c", "d", "dir/a", "dir/sub/b", "two/deep/c", "two/deep/d", "renamed"}
+	for i, l := range w.lowers {
+		for _, name := range append(names, fmt.Sprintf("two/only%d", i)) {
+			mkdir(t, l, filepath.Dir(name))
+			data := strings.Repeat(fmt.Sprintf("%s of %d\n", name, i), 3000)
+			require.NoError(t, os.WriteFile(filepath.Join(l, name), []byte(data), 0o644))
+		}
+	}
+	before := hashTrees(t, w.lowers)
+	in := func(name string) string { return filepath.Join(w.mnt, name) }
+	opt := w.options()
+	opt.Whiteout = whiteout.Overlay
+	w.mount(t, opt)
+	for _, name := range append(names, "two/only0", "two/only1") {
+		require.NoError(t, os.Chmod(in(name), 0o640), name)
+		require.NoError(t, unix.Setxattr(in(name), "user.test", []byte("x"), 0))
+	}
+	require.NoError(t, os.Chown(in("b"), 5, 6))
+	require.NoError(t, os.Rename(in("two"), in("dir/moved"))) // a redirect
+	require.NoError(t, os.Rename(in("renamed"), in("renamed2")))
+	require.NoError(t, appendTo(in("c"), "more"))
+	want, blocks := treeOf(t, w.mnt), blocksOf(t, w.mnt)
+	w.unmount(t)
+	require.Equal(t, []string{"a", "b", "d", "dir/a", "dir/moved/deep/c", "dir/moved/deep/d", "dir/moved/only0", "dir/moved/only1", "dir/sub/b"},
+		metacopies(t, w.upper))
+	w.mount(t, opt)
+	require.Equal(t, want, treeOf(t, w.mnt))
+	require.Equal(t, blocks, blocksOf(t, w.mnt))
+	w.unmount(t)
+
+	w.kernelMount(t, w.lowers...)
+	require.Equal(t, want, treeOf(t, w.mnt))
+	require.NoError(t, appendTo(in("a"), "by the kernel"))
+	require.NoError(t, os.Rename(in("b"), in("dir/b2")))
+	require.NoError(t, os.Rename(in("dir/moved/deep/d"), in("d2")))
+	require.NoError(t, os.Link(in("dir/a"), in("linked")))
+	want = treeOf(t, w.mnt)
+	require.NoError(t, unix.Unmount(w.mnt, 0))
+	require.Contains(t, metacopies(t, w.upper), "dir/b2")
+
+	w.mount(t, opt)
+	require.Equal(t, want, treeOf(t, w.mnt))
+	require.NoError(t, os.Rename(in("dir/b2"), in("b3")))
+	require.NoError(t, appendTo(in("linked"), "by us"))
+	want = treeOf(t, w.mnt)
+	w.unmount(t)
+	w.kernelMount(t, w.lowers...)
+	require.Equal(t, want, treeOf(t, w.mnt))
+	require.NoError(t, unix.Unmount(w.mnt, 0))
+	require.Equal(t, before, hashTrees(t, w.lowers))
+}
+
+// TestNoMetacopy: what asks for whole files, or can not have others, gets them.
+func TestNoMetacopy(t *testing.T) {
+	testenv.CheckLeaks(t)
+	for name, change := range map[string]func(o *Options){
+		"NoMetacopy": func(o *Options) { o.NoMetacopy = true },
+		"NoXattrs":   func(o *Options) { o.NoXattrs = true },
+		"OCI":        func(o *Options) { o.Whiteout = whiteout.OCI },
+		"Override":   func(o *Options) { o.Override = OverrideUser },
+		"Live":       func(o *Options) { o.Lowers[0].Live = true },
+		"small":      func(*Options) {},
+		"linked":     func(*Options) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			size := minMetacopy
+			if name == "small" {
+				size--
+			}
+			low := filepath.Join(w.lowers[0], "file")
+			require.NoError(t, os.WriteFile(low, bytes.Repeat([]byte("x"), size), 0o644))
+			if name == "linked" {
+				require.NoError(t, os.Link(low, low+"2"))
+			}
+			opt := w.options()
+			opt.Whiteout = whiteout.Overlay
+			change(&opt)
+			w.mount(t, opt)
+			require.NoError(t, os.Chmod(filepath.Join(w.mnt, "file"), 0o600))
+			require.Empty(t, metacopies(t, w.upper))
+			data, err := os.ReadFile(filepath.Join(w.upper, "file"))
+			require.NoError(t, err)
+			require.Equal(t, strings.Repeat("x", size), string(data))
+		})
+	}
 }

@@ -36,6 +36,12 @@ type Options struct {
 	// EXDEV, as overlayfs does with redirect_dir=off: for an upper that others read
 	// who do not know redirects. It would otherwise be marked (see redirect.go).
 	NoRedirect bool
+	// NoMetacopy brings every file up whole. Else a change of the mode, owner, times or
+	// attributes of a bigger file brings up only its metadata, in the form of
+	// overlayfs' metacopy=on, where the upper's dialect is overlay, Override keeps
+	// nothing, NoXattrs is not set and no layer is live. Whoever reads such an upper
+	// without the layers, or without knowing that form, finds zeros.
+	NoMetacopy bool
 	// IO is how the data of open files travels.
 	IO Mode
 	// Transport is the way on which requests come.

@@ -91,6 +91,7 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
 	o.opt.Volatile = true
 	o.opt.IO = mode
 	o.opt.Whiteout = rapid.SampledFrom([]whiteout.Dialect{whiteout.Overlay, whiteout.OCI}).Draw(rt, "dialect")
+	o.opt.NoMetacopy = rapid.IntRange(0, 3).Draw(rt, "no metacopy") == 0
 	o.opt.NoRedirect = rapid.IntRange(0, 3).Draw(rt, "no redirect") == 0
 	if rapid.Bool().Draw(rt, "counted") {
 		o.opt.Stats = "nowhere"
@@ -156,7 +157,7 @@ func fillLayers(rt *rapid.T, w *world) {
 					_ = os.WriteFile(filepath.Join(p, whiteout.OpaqueName), nil, 0o600)
 				}
 			default:
-				content := strings.Repeat(fmt.Sprintf("layer %d file %d\n", layer, i), rapid.IntRange(0, 400).Draw(rt, "lines"))
+				content := strings.Repeat(fmt.Sprintf("layer %d file %d\n", layer, i), rapid.OneOf(rapid.IntRange(0, 400), rapid.IntRange(1000, 2500)).Draw(rt, "lines")) // the longer ones become metacopies
 				if _, err := os.Lstat(p); err != nil {
 					require.NoError(rt, os.WriteFile(p, []byte(content), 0o640))
 				}

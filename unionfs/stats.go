@@ -213,7 +213,11 @@ type copyUps struct{ count, bytes, reflink, copyFileRange, readWrite atomic.Uint
 
 func (c *copyUps) add(staged *copyup.Staged) {
 	c.count.Add(1)
-	way, bytes := staged.Copied()
+	c.addData(staged.Copied())
+}
+
+// addData counts data, also that of a file whose metadata came before.
+func (c *copyUps) addData(way copyup.Way, bytes int64) {
 	c.bytes.Add(uint64(bytes))
 	switch way {
 	case copyup.Reflink:

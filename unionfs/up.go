@@ -93,6 +93,9 @@ func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 		return nil, err
 	}
 	job := copyup.Job{Stat: st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: data == noData, Volatile: fs.opt.Volatile}
+	if job.Metadata, err = fs.mayBorrow(n, data, &st); err != nil {
+		return nil, err
+	}
 	job.OpenData = func() (int, error) { return fs.tree.open(n.low) } // it may be in a layer further below
 	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(&st)
 	if fs.opt.Override != NoOverride {
@@ -135,6 +138,11 @@ func (fs *FS) settle(n *node, places []place, staged *copyup.Staged) error {
 		n.mu.Unlock()
 	} else if err := fs.settleNamed(n, places, staged); err != nil {
 		return err
+	}
+	if staged.Metadata() {
+		n.meta.Store(&metacopy{n.low})
+		n.upper.Store(true)
+		return nil
 	}
 	if fd := staged.Take(); fd >= 0 {
 		fs.fds.put(fdKey{kind: fileFD, id: n.id}, fd, true).release()

@@ -7,6 +7,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/copyup"
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/whiteout"
 )
@@ -128,7 +129,11 @@ func (fs *FS) changeXattr(id uint64, attr string, change func(dir int, name stri
 	if err != nil {
 		return status(err)
 	}
-	n, err := fs.upMeta(r)
+	bring := fs.upMeta
+	if attr == copyup.CapsAttr { // see mayBorrow
+		bring = fs.up
+	}
+	n, err := bring(r)
 	if err != nil {
 		return status(err)
 	}

@@ -62,6 +62,7 @@ var mountOptions = map[string]mountOption{
 	"allow_root":   flag(func(m *MountOptions, on bool) { m.view.AllowOther = m.view.AllowOther || on && os.Geteuid() == 0 }),
 	"timeout":      timeout,
 	"redirect_dir": redirectDir,
+	"metacopy":     metacopy,
 	"index":        indexOption,
 	"fsname":       func(m *MountOptions, v string, _ bool) error { m.view.Name = plain(v); return nil },
 	"max_write": func(m *MountOptions, v string, _ bool) (err error) {
@@ -82,7 +83,7 @@ var mountOptions = map[string]mountOption{
 // ask for is always or never so, or is about another implementation. The values
 // are not looked at.
 var meaningless = words(`
-	default_permissions static_nlink xino metacopy userxattr uuid verity nfs_export threaded writeback fast_ino
+	default_permissions static_nlink xino userxattr uuid verity nfs_export threaded writeback fast_ino
 	plugins context fscontext defcontext rootcontext seclabel
 	private rprivate shared rshared slave rslave unbindable runbindable bind rbind remount
 	atime noatime relatime norelatime strictatime nostrictatime lazytime nolazytime diratime nodiratime
@@ -250,6 +251,15 @@ func redirectDir(m *MountOptions, value string, _ bool) error {
 	default:
 		return errors.New("it is one of on, off, follow and nofollow")
 	}
+	return nil
+}
+
+// metacopy takes the values of overlayfs.
+func metacopy(m *MountOptions, value string, _ bool) error {
+	if value != "on" && value != "off" {
+		return errors.New("it is on or off")
+	}
+	m.view.NoMetacopy = value == "off"
 	return nil
 }
 

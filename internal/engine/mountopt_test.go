@@ -72,6 +72,8 @@ func TestParseMountMeanings(t *testing.T) {
 		"dev,suid,rw":                    func(o unionfs.Options) bool { return o.Dev && o.Suid },
 		"redirect_dir=off":               func(o unionfs.Options) bool { return o.NoRedirect },
 		"redirect_dir=on":                func(o unionfs.Options) bool { return !o.NoRedirect },
+		"metacopy=off":                   func(o unionfs.Options) bool { return o.NoMetacopy },
+		"metacopy=off,metacopy=on":       func(o unionfs.Options) bool { return !o.NoMetacopy },
 		"max_write=65536":                func(o unionfs.Options) bool { return o.MaxWrite == 65536 },
 		"max_write=16777216":             func(o unionfs.Options) bool { return o.MaxWrite == 1<<20 },
 		"io=plain":                       func(o unionfs.Options) bool { return o.IO == unionfs.Plain },
@@ -107,7 +109,7 @@ func TestParseMountRefuses(t *testing.T) {
 	for _, bad := range []string{
 		"lowerdir=", "lowerdir=/a::/b", "lowerdir=/a:", "upperdir=", "workdir", "uidmapping=", "uidmapping=0:1", "uidmapping=0:a:1",
 		"gidmapping=0:1:-1", "squash_to_uid", "squash_to_uid=-1", "squash_to_gid=4294967295", "xattr_permissions=3", "xattr_permissions=",
-		"volatile=2", "fsync=yes", "timeout", "timeout=-1", "timeout=NaN", "timeout=soon", "redirect_dir=maybe", "max_write=0", "max_write=1M",
+		"volatile=2", "fsync=yes", "timeout", "timeout=-1", "timeout=NaN", "timeout=soon", "redirect_dir=maybe", "metacopy=", "max_write=0", "max_write=1M",
 		"io=fast", "transport=fast", "whiteout=aufs", "ro=2", "stats", "stats=",
 	} {
 		_, _, err := ParseMount([]string{"lowerdir=/l", bad})

@@ -133,7 +133,7 @@ func (s *supervisor) mount() error {
 	view := unionfs.Options{
 		Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
-		NoRedirect: true, // an image layer can not hold a redirect
+		NoRedirect: true, NoMetacopy: true, // an image layer can hold neither
 	}
 	if shown.single {
 		if err := dressSingle(view.Upper, chain.lowers[0]); err != nil {
