@@ -67,6 +67,9 @@ func (f face) run(args []string) int {
 		return 0
 	}
 	opt.Named(cmp.Or(r.source, f.source), f.kind)
+	if f.kind == "fuse-overlayfs" {
+		opt.Whole() // the real one may be the next to read the upper, and would find zeros
+	}
 	f.beCalled()
 	return f.code(r.mount(opt, args))
 }

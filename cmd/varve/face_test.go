@@ -258,6 +258,19 @@ func TestFaceReadOnly(t *testing.T) {
 	})
 }
 
+// TestFaceKeepsFilesWhole: the real fuse-overlayfs reads zeros where only the metadata
+// of a file was brought up.
+func TestFaceKeepsFilesWhole(t *testing.T) {
+	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {
+		s.shell("head -c 100000 /dev/zero | tr '\\0' x > low/big")
+		_, stderr, code := s.run(s.face, "-o", readWrite+",metacopy=on,whiteout=overlay", "merged")
+		require.Zero(t, code, stderr)
+		s.shell("chmod 600 merged/big && fusermount3 -u merged")
+		s.gone()
+		require.Equal(t, strings.Repeat("x", 100000), s.shell("cat up/big"))
+	})
+}
+
 // TestFaceUnknownOptions: one warning each, and they are ignored.
 func TestFaceUnknownOptions(t *testing.T) {
 	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {

@@ -144,6 +144,10 @@ func (m *MountOptions) Named(source, kind string) {
 	m.view.Type = kind
 }
 
+// Whole has every file of the upper come up with its data, whatever the options say:
+// for a mount whose upper is read by programs that know no other files.
+func (m *MountOptions) Whole() { m.view.NoMetacopy = true }
+
 // InFront tells whether the options keep the mount in the foreground.
 func (m *MountOptions) InFront() bool { return m.debug }
 
