@@ -28,7 +28,7 @@ func (c *counter) Write(line []byte) (int, error) {
 		if f == "rx" && i+2 < len(fields) {
 			c.mu.Lock()
 			// FORGET and RELEASE come when the kernel pleases, and nobody waits for them.
-			if op := fields[i+2]; !strings.Contains(op, "FORGET") && op != "RELEASE" {
+			if op := fields[i+2]; !strings.Contains(string(line), "FORGET") && op != "RELEASE" {
 				c.byOp[op]++
 				c.total++
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/testenv"
+	"github.com/varvefs/varve/whiteout"
 )
 
 // overUring has every view of the test served over io_uring, or skips it.
@@ -111,6 +113,53 @@ func TestTransport(t *testing.T) {
 	opt.Transport = TransportDev
 	w.mount(t, opt)
 	require.Equal(t, TransportDev, w.server.Transport())
+}
+
+// TestKilledUring is TestKilled over io_uring.
+func TestKilledUring(t *testing.T) {
+	overUring(t)
+	for range 10 {
+		killedOnce(t, whiteout.Overlay)
+	}
+}
+
+// TestUringAborted: when somebody ends the connection by force, who waits for an
+// answer gets an error, and the server ends as after an unmount.
+func TestUringAborted(t *testing.T) {
+	overUring(t)
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	control := t.TempDir()
+	require.NoError(t, unix.Mount("none", control, "fusectl", 0, ""))
+	defer func() { require.NoError(t, unix.Unmount(control, 0)) }()
+	w := newWorld(t, 1)
+	w.mount(t, w.options())
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(w.mnt, &st))
+	var wg sync.WaitGroup
+	working := make(chan struct{}, 8)
+	for i := range 8 {
+		wg.Go(func() {
+			var err error
+			for k := 0; err == nil; k++ {
+				err = os.WriteFile(filepath.Join(w.mnt, fmt.Sprint(i)), []byte("x"), 0o600)
+				if k == 10 {
+					working <- struct{}{}
+				}
+			}
+			if !slices.Contains([]string{"ENOTCONN", "ECONNABORTED"}, errnoOf(err)) {
+				t.Error(err)
+			}
+		})
+	}
+	for range 8 {
+		<-working
+	}
+	abort := filepath.Join(control, fmt.Sprint(unix.Minor(st.Dev)), "abort")
+	must(os.WriteFile(abort, []byte("1"), 0))
+	wg.Wait()
+	w.server.Wait()
+	w.unmount(t)
 }
 
 // TestUringBusy: a view in use stays when somebody unmounts it, and is served on.
