@@ -160,6 +160,26 @@ func TestFullDisk(t *testing.T) {
 	w.unmount(t)
 }
 
+// TestLongDirectoryMoves: in the OCI dialect a name that has no room for the prefix is
+// hidden by a device, also where the directory that had it moved to a hidden name.
+func TestLongDirectoryMoves(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	long := strings.Repeat("n", 255)
+	mkdir(t, w.lowers[0], long)
+	mkdir(t, w.lowers[0], "short")
+	opt := w.options()
+	opt.Whiteout = whiteout.OCI
+	w.mount(t, opt)
+	require.NoError(t, os.Remove(filepath.Join(w.mnt, "short")))
+	require.NoError(t, os.Rename(filepath.Join(w.mnt, long), filepath.Join(w.mnt, "short")))
+	w.unmount(t)
+	w.mount(t, opt)
+	list, err := listDir(w.mnt)
+	require.NoError(t, err)
+	require.Equal(t, "short d---------", list)
+}
+
 func TestNames(t *testing.T) {
 	testenv.CheckLeaks(t)
 	for _, d := range []whiteout.Dialect{whiteout.Overlay, whiteout.OCI} {

@@ -150,19 +150,24 @@ func (fs *FS) moveUpper(from, to *victim) (trash string, err error) {
 	if from.isDir() && (to.inUpper || to.marker) {
 		return fs.moveDirOnto(from, to, whiteoutStays)
 	}
+	return "", fs.moveFree(from, to, whiteoutStays)
+}
+
+// moveFree renames to a name that is free, or that a file may have.
+func (fs *FS) moveFree(from, to *victim, whiteoutStays bool) error {
 	if !whiteoutStays {
-		return "", at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, 0)
+		return at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, 0)
 	}
-	err = at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, unix.RENAME_WHITEOUT)
+	err := at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, unix.RENAME_WHITEOUT)
 	if !errors.Is(err, unix.EINVAL) {
-		return "", err
+		return err
 	}
 	// The file system can not do both in one step. If we die in between, the old
 	// name shows the lower file once more; nothing is lost.
 	if err := at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, 0); err != nil {
-		return "", err
+		return err
 	}
-	return "", whiteout.Overlay.Hide(from.dir.fd, from.name)
+	return whiteout.Overlay.Hide(from.dir.fd, from.name)
 }
 
 // moveDirOnto renames a directory onto a whiteout or an empty directory, which
@@ -171,7 +176,7 @@ func (fs *FS) moveUpper(from, to *victim) (trash string, err error) {
 func (fs *FS) moveDirOnto(from, to *victim, whiteoutStays bool) (trash string, err error) {
 	err = at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) { // the whiteout was an OCI one: the name itself is free
-		return "", at.Rename(from.dir.fd, from.name, to.dir.fd, to.name, 0)
+		return "", fs.moveFree(from, to, whiteoutStays)
 	}
 	if err != nil {
 		return "", err
