@@ -8,6 +8,7 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 TIMEOUT   ?= 20m
 FUZZTIME  ?= 30s
 ROUNDS    ?= 5
+DURATION  ?= 1h
 PREFIX    ?= /usr/local
 BINDIR    ?= $(PREFIX)/bin
 DATADIR   ?= $(PREFIX)/share
@@ -15,7 +16,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench soak clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ fuzz: ## run each fuzz target for FUZZTIME (30s)
 
 bench: setup ## compare a mounted view with the peers that are here, ROUNDS times (5)
 	ROUNDS=$(ROUNDS) $(GO) test -run '^TestTable$$' -v -count=1 -timeout $(TIMEOUT) ./bench
+
+soak: setup ## the random test of the view for DURATION (1h), with its seeds
+	$(GO) test -v -run '^TestSoak$$' -count=1 -timeout 0 ./unionfs -oracle.for=$(DURATION) -rapid.nofailfile
 
 clean: ## remove what was built
 	rm -rf bin

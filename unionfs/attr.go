@@ -35,7 +35,8 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 // notChanges are the bits of a SETATTR that do not name a change. The kernel sends
 // one that names none for a write that it did by itself (io=passthrough) and for
 // fallocate, by somebody without CAP_FSETID: it found setuid or setgid, and leaves
-// to us to clear them (FUSE_HANDLE_KILLPRIV_V2, fuse_setattr of Linux).
+// to us to clear them (FUSE_HANDLE_KILLPRIV_V2, fuse_setattr of Linux). And one for a
+// chown(2) to nobody new, which clears them, too, but never those of a directory.
 const notChanges = fuse.FATTR_FH | fuse.FATTR_LOCKOWNER | fuse.FATTR_CTIME | fuse.FATTR_KILL_SUIDGID
 
 func (fs *FS) setAttrSteady(n *node, in *fuse.SetAttrIn) error {
@@ -47,7 +48,10 @@ func (fs *FS) setAttrSteady(n *node, in *fuse.SetAttrIn) error {
 // setuid, truncation sets times.
 func (fs *FS) setAttr(n *node, in *fuse.SetAttrIn) error {
 	if in.Valid&^notChanges == 0 {
-		return fs.killPriv(n)
+		if n.isDir() {
+			return nil
+		}
+		return fs.killPrivFor(n, in.InHeader.Uid)
 	}
 	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		if err := fs.chown(n, in); err != nil {
@@ -135,6 +139,31 @@ func (fs *FS) killPriv(n *node) error {
 		return err
 	}
 	return fs.chmod(n, withoutPriv(st.Mode)&0o7777)
+}
+
+// killPrivFor is killPriv for a SETATTR without a change. The kernel has not checked
+// who sends it: it is the same for what somebody may write, and for a chown(2) to
+// nobody new, which anybody may try. So only the owner's counts, and root's; for the
+// others Fallocate and CopyFileRange do it themselves. Where the kernel writes by itself
+// there is no telling.
+func (fs *FS) killPrivFor(n *node, uid uint32) error {
+	var st unix.Stat_t
+	err := fs.withUpper(n, func(dir int, name string) error { return fs.opt.Override.statHere(dir, name, &st) })
+	if err != nil {
+		return err
+	}
+	if owner, _ := fs.shownOwner(&st); uid != 0 && uid != owner && fs.opt.IO != Passthrough {
+		return nil
+	}
+	return fs.killPriv(n)
+}
+
+// killPrivOf is killPriv after a change of the data, by whom the kernel let.
+func (fs *FS) killPrivOf(n *node, uid uint32) error {
+	if uid == 0 { // has CAP_FSETID, or sent a SETATTR before
+		return nil
+	}
+	return fs.killPriv(n)
 }
 
 // withUpper is atUpper for callers that hold no lock.

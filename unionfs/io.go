@@ -52,7 +52,11 @@ func (fs *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 		return 0, status(err)
 	}
 	defer file.release()
-	done, err := pwriteFull(file.fd, data, int64(in.Offset))
+	write := pwriteFull
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		write = pwriteLate
+	}
+	done, err := write(file.fd, data, int64(in.Offset))
 	if done == 0 && err != nil {
 		return 0, status(err)
 	}
@@ -101,6 +105,20 @@ func pwriteFull(fd int, data []byte, off int64) (int, error) {
 	return done, nil
 }
 
+// pwriteLate is pwriteFull for what the kernel had in its cache, from a write that
+// cleared the file capabilities in its time, or from a mapping, which clears none: it
+// leaves those that the file has by now.
+func pwriteLate(fd int, data []byte, off int64) (int, error) {
+	const attr = "security.capability"
+	buf := make([]byte, 64)
+	n, attrErr := unix.Fgetxattr(fd, attr, buf)
+	done, err := pwriteFull(fd, data, off)
+	if attrErr == nil {
+		err = errors.Join(err, unix.Fsetxattr(fd, attr, buf[:n], 0))
+	}
+	return done, err
+}
+
 // Fsync waits until the data of a file is on the disk. Layers are there already.
 func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	r, err := fs.get(in.NodeId)
@@ -133,12 +151,15 @@ func (fs *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Fallocate reserves or punches space in the upper.
 func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	_, file, err := fs.fileUp(in.NodeId)
+	n, file, err := fs.fileUp(in.NodeId)
 	if err != nil {
 		return status(err)
 	}
 	defer file.release()
-	return status(unix.Fallocate(file.fd, in.Mode, int64(in.Offset), int64(in.Length)))
+	if err := unix.Fallocate(file.fd, in.Mode, int64(in.Offset), int64(in.Length)); err != nil {
+		return status(err)
+	}
+	return status(fs.killPrivOf(n, in.Uid))
 }
 
 // Lseek finds data and holes. In Writeback the kernel has data that is a hole
@@ -164,7 +185,7 @@ func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 // CopyFileRange copies between two files without the data passing through the
 // kernel's caches and the caller.
 func (fs *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	_, to, err := fs.fileUp(in.NodeIdOut)
+	out, to, err := fs.fileUp(in.NodeIdOut)
 	if err != nil {
 		return 0, status(err)
 	}
@@ -182,6 +203,9 @@ func (fs *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32
 	n, err := unix.CopyFileRange(from.fd, &offIn, to.fd, &offOut, int(min(in.Len, 1<<30)), 0)
 	if errors.Is(err, unix.EXDEV) {
 		return 0, fuse.Status(unix.EOPNOTSUPP) // the layer is on another file system: the kernel copies by itself
+	}
+	if err == nil {
+		err = fs.killPrivOf(out, in.Uid)
 	}
 	return uint32(n), status(err)
 }

@@ -36,6 +36,13 @@ func TestMain(m *testing.M) {
 		lockForTest(path)
 		return
 	}
+	if os.Getenv(clientEnv) != "" {
+		if err := clientForTest(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "client:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if code, ran := testenv.InNamespace(); ran {
 		os.Exit(code)
 	}

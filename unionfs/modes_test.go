@@ -337,6 +337,61 @@ func TestWritesClearSetuid(t *testing.T) {
 	})
 }
 
+// TestStrangersLeaveSetuid: a chown to nobody new, which the kernel passes on for
+// anybody, takes setuid only from the caller's own program, and setgid from no
+// directory. What it is told differs (docs/posix.md).
+func TestStrangersLeaveSetuid(t *testing.T) {
+	testenv.Root(t)
+	inModes(t, func(t *testing.T, mode Mode) {
+		w := newWorld(t, 1)
+		require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "sudo"), []byte("program"), 0o755))
+		require.NoError(t, unix.Chmod(filepath.Join(w.lowers[0], "sudo"), 0o4755))
+		mkdir(t, w.lowers[0], "dir")
+		require.NoError(t, unix.Chmod(filepath.Join(w.lowers[0], "dir"), 0o6755))
+		opt := w.options()
+		opt.IO = mode
+		w.mount(t, opt)
+		c, plain := startClient(t), filepath.Join(filepath.Dir(w.mnt), "plain")
+		copyTree(t, w.mnt, plain)
+		require.NoError(t, errors.Join(unix.Chmod(filepath.Dir(w.mnt), 0o755), unix.Chmod(filepath.Dir(filepath.Dir(w.mnt)), 0o755)))
+		c.send(t, order{View: w.mnt, Plain: plain, Ops: []task{
+			{Do: "chown", Path: "sudo", UID: -1, GID: -1, As: stranger}, {Do: "lstat", Path: "sudo"},
+			{Do: "chown", Path: "dir", UID: -1, GID: -1}, {Do: "lstat", Path: "dir"},
+			{Do: "chown", Path: "sudo", UID: -1, GID: -1}, {Do: "lstat", Path: "sudo"},
+		}})
+		for k, r := range c.answer(t) {
+			if k == 0 || k == 1 && mode == Passthrough {
+				continue
+			}
+			require.Equal(t, r.Plain, r.View, "%d", k)
+		}
+	})
+}
+
+// TestLateWritesLeaveCapabilities: data that the kernel writes later, or that came
+// through a mapping, does not take away capabilities that the file has by then.
+func TestLateWritesLeaveCapabilities(t *testing.T) {
+	testenv.Root(t)
+	inModes(t, func(t *testing.T, mode Mode) {
+		w := newWorld(t, 1)
+		opt := w.options()
+		opt.IO = mode
+		w.mount(t, opt)
+		c, plain := startClient(t), filepath.Join(filepath.Dir(w.mnt), "plain")
+		mkdir(t, plain, "")
+		c.send(t, order{View: w.mnt, Plain: plain, Ops: []task{
+			{Do: "open", Path: "file", Flags: unix.O_RDWR | unix.O_CREAT, Mode: 0o755},
+			{Do: "fdwrite", Data: []byte("written")}, {Do: "fdsetattr", Attr: "security.capability", Data: capability},
+			{Do: "fsync"}, {Do: "getxattr", Path: "file", Attr: "security.capability"},
+			{Do: "mapwrite", Data: []byte("mapped")}, {Do: "fsync"}, {Do: "getxattr", Path: "file", Attr: "security.capability"},
+			{Do: "fdwrite", Data: []byte("again")}, {Do: "getxattr", Path: "file", Attr: "security.capability"},
+		}})
+		for k, r := range c.answer(t) {
+			require.Equal(t, r.Plain+r.PlErr, r.View+r.ViewErr, "%d", k)
+		}
+	})
+}
+
 // TestSeekSeesWhatIsWritten: data that was just written is no hole.
 func TestSeekSeesWhatIsWritten(t *testing.T) {
 	inModes(t, func(t *testing.T, mode Mode) {

@@ -2,17 +2,17 @@ package unionfs
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -25,70 +25,108 @@ import (
 )
 
 // oracleSteps is how many operations TestOracle does in all.
-var oracleSteps = flag.Int("oracle.steps", 12000, "operations of the random test against a plain directory")
+var oracleSteps = flag.Int("oracle.steps", 100000, "operations of the random test against a plain directory")
 
-// TestOracle does random operations on a view and on a plain directory that
-// began with the same files, and compares each answer; then the two trees; then it
-// hashes the lower layers, which must be as they were. The modes of I/O but the
-// first get a quarter of the operations each.
+// TestOracle has two other processes do random operations on a view and on a plain
+// directory that began with the same files, one at a time and both at once, and
+// compares each answer; then the two trees; then it hashes the lower layers, which
+// must be as they were. The first mode of I/O gets two fifths of the operations.
 func TestOracle(t *testing.T) {
-	t.Run(Cached.String(), func(t *testing.T) { testOracle(t, Cached, *oracleSteps) })
-	for _, mode := range otherModes {
-		t.Run(mode.String(), func(t *testing.T) {
+	inModes(t, func(t *testing.T, mode Mode) {
+		steps := *oracleSteps / 5
+		if mode == Cached {
+			steps *= 2
+		}
+		testOracle(t, mode, steps)
+	})
+}
+
+// oracleFor is how long TestSoak goes on.
+var oracleFor = flag.Duration("oracle.for", 0, "how long the soak test runs; 0: it is left out")
+
+// TestSoak is TestOracle for hours: `make soak`. Each round has a seed of its own,
+// which it prints, and which -rapid.seed begins with again.
+func TestSoak(t *testing.T) {
+	if *oracleFor == 0 {
+		t.Skip("runs for hours: make soak DURATION=1h")
+	}
+	const perRound = 20000
+	begin := time.Now()
+	for round := 1; time.Since(begin) < *oracleFor && !t.Failed(); round++ {
+		mode := append([]Mode{Cached}, otherModes...)[(round-1)%4]
+		seed := flag.Lookup("rapid.seed").Value.String()
+		if seed == "0" {
+			seed = fmt.Sprint(uint32(time.Now().UnixNano()) | 1)
+		}
+		t.Run(fmt.Sprintf("%d %v", round, mode), func(t *testing.T) {
 			needsMode(t, mode)
-			testOracle(t, mode, *oracleSteps/4)
+			setFlag(t, "rapid.seed", seed)
+			fmt.Printf("%v: round %d, io=%v, again with: go test ./unionfs -run '^TestOracle$/^%v$' -oracle.steps=%d -rapid.seed=%s\n",
+				time.Since(begin).Round(time.Second), round, mode, mode, perRound, seed)
+			testOracle(t, mode, perRound)
 		})
 	}
 }
 
 func testOracle(t *testing.T, mode Mode, operations int) {
 	defer unix.Umask(unix.Umask(0o027))
-	setFlag(t, "rapid.checks", 4)
-	setFlag(t, "rapid.steps", 400) // at most, in a check
+	setFlag(t, "rapid.checks", "4")
+	setFlag(t, "rapid.steps", "300") // on average, in a check
+	clients := [2]*client{startClient(t), startClient(t)}
 	for steps := 0; steps < operations && !t.Failed(); {
 		rapid.Check(t, func(rt *rapid.T) {
-			o := newOracle(t, rt, mode)
+			o := newOracle(t, rt, mode, clients)
 			defer o.close()
-			actions := map[string]func(*rapid.T){
-				"": func(*rapid.T) { steps++ },
-			}
-			for name, act := range o.actions() {
-				actions[name] = act
-			}
-			rt.Repeat(actions)
+			rt.Repeat(map[string]func(*rapid.T){
+				"operation": func(rt *rapid.T) { o.step(rt); steps += o.done; o.done = 0 },
+			})
 			o.compareTrees(rt)
 		})
+		nextSeed(t)
+	}
+}
+
+// nextSeed goes on from a seed that was given, or every round would be the same.
+func nextSeed(t *testing.T) {
+	seed := flag.Lookup("rapid.seed")
+	if n, err := strconv.ParseUint(seed.Value.String(), 10, 64); err == nil && n != 0 {
+		require.NoError(t, flag.Set("rapid.seed", fmt.Sprint(n+1)))
 	}
 }
 
 // setFlag sets a flag of the test binary for this test.
-func setFlag(t *testing.T, name string, value int) {
+func setFlag(t *testing.T, name, value string) {
 	t.Helper()
 	before := flag.Lookup(name).Value.String()
-	require.NoError(t, flag.Set(name, fmt.Sprint(value)))
+	require.NoError(t, flag.Set(name, value))
 	t.Cleanup(func() { require.NoError(t, flag.Set(name, before)) })
 }
 
 // oracle is a view and a plain directory that should be the same.
 type oracle struct {
-	t      *testing.T
-	w      *world
-	opt    Options
-	plain  string
-	before map[string]string // hashes of the lower layers
-	open   []pair
-	inos   map[string]uint64 // inode numbers of the view, by file of the plain directory
+	t       *testing.T
+	w       *world
+	clients [2]*client
+	opt     Options
+	plain   string
+	before  map[string]string // hashes of the lower layers
+	inos    map[string]uint64 // inode numbers of the view, by file of the plain directory
+	caps    bool              // files have capabilities, and no setuid
+	done    int               // operations that were not counted yet
+	history []string          // of the operations
 }
 
-// pair is one file open on both sides.
-type pair struct{ view, plain *os.File }
-
-func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
-	o := &oracle{t: t, w: newWorld(t, 3), inos: map[string]uint64{}}
-	fillLayers(rt, o.w)
+func newOracle(t *testing.T, rt *rapid.T, mode Mode, clients [2]*client) *oracle {
+	o := &oracle{t: t, w: newWorld(t, 3), clients: clients, inos: map[string]uint64{}}
+	for _, region := range regions {
+		fillRegion(rt, o.w, region)
+	}
+	o.caps = testenv.IsRoot() && rapid.Bool().Draw(rt, "capabilities")
+	dressLayers(rt, o.w, o.caps)
 	o.before = hashTrees(rt, o.w.lowers)
 	o.opt = o.w.options()
 	o.opt.Volatile = true
+	o.opt.Suid, o.opt.Dev = testenv.IsRoot(), testenv.IsRoot()
 	o.opt.IO = mode
 	o.opt.Whiteout = rapid.SampledFrom([]whiteout.Dialect{whiteout.Overlay, whiteout.OCI}).Draw(rt, "dialect")
 	o.opt.NoMetacopy = rapid.IntRange(0, 3).Draw(rt, "no metacopy") == 0
@@ -99,26 +137,49 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode) *oracle {
 	if rapid.Bool().Draw(rt, "indexed") {
 		indexLayers(rt, &o.opt, filepath.Join(filepath.Dir(o.w.mnt), "index"))
 	}
+	root := rapid.SampledFrom([]uint32{0o755, 0o777, 0o1777, 0o2777}).Draw(rt, "mode of the root")
+	require.NoError(rt, unix.Chmod(o.w.upper, root))
 	s, err := Mount(o.w.mnt, o.opt)
 	require.NoError(rt, err)
 	o.w.server = s
-	o.plain = filepath.Join(filepath.Dir(o.w.mnt), "plain")
+	base := filepath.Dir(o.w.mnt)
+	require.NoError(rt, errors.Join(unix.Chmod(base, 0o755), unix.Chmod(filepath.Dir(base), 0o755)))
+	o.plain = filepath.Join(base, "plain")
 	copyTree(rt, o.w.mnt, o.plain)
+	require.NoError(rt, unix.Chmod(o.plain, root))
+	o.tellRoots(rt)
 	return o
 }
 
-func (o *oracle) close() {
-	for _, p := range o.open {
-		p.view.Close()
-		p.plain.Close()
+// tellRoots makes the clients close all and begin with this view.
+func (o *oracle) tellRoots(rt require.TestingT) {
+	for _, c := range o.clients {
+		c.send(rt, order{View: o.w.mnt, Plain: o.plain, NoRedirect: o.opt.NoRedirect})
 	}
+	for _, c := range o.clients {
+		c.answer(rt)
+	}
+}
+
+func (o *oracle) close() {
+	o.tellRoots(o.t)
 	if err := o.w.server.Unmount(); err != nil {
 		o.t.Errorf("unmount: %v", err)
 	}
 	require.NoError(o.t, os.RemoveAll(filepath.Dir(o.w.mnt)))
 }
 
-var names = []string{"a", "b", "c", "d", "e"}
+// regions are the top directories that a path is drawn in: one that both clients
+// share, and one of each client alone, which they work in at the same time. No file
+// has names in two of them, or the order of the clients would show.
+var regions = [3]string{"0", "1", "shared"}
+
+const sharedRegion = 2
+
+// longName is as long as a name can be.
+var longName = strings.Repeat("n", 255)
+
+var names = []string{"a", "b", "c", "d", "e", "a", "b", longName}
 
 // drawPath draws a path of one to three names. Many of them exist.
 func drawPath(rt *rapid.T, label string) string {
@@ -128,9 +189,13 @@ func drawPath(rt *rapid.T, label string) string {
 
 // fillLayers makes random lower layers: files, directories, links, whiteouts of
 // both dialects and opaque directories.
-func fillLayers(rt *rapid.T, w *world) {
+func fillLayers(rt *rapid.T, w *world) { fillRegion(rt, w, "") }
+
+// fillRegion is fillLayers below one directory.
+func fillRegion(rt *rapid.T, w *world, region string) {
 	for layer := len(w.lowers) - 1; layer >= 0; layer-- {
-		root := w.lowers[layer]
+		root := filepath.Join(w.lowers[layer], region)
+		require.NoError(rt, os.MkdirAll(root, 0o755))
 		for i := range rapid.IntRange(0, 12).Draw(rt, "files") {
 			p := filepath.Join(root, drawPath(rt, "lower path"))
 			if os.MkdirAll(filepath.Dir(p), 0o755) != nil {
@@ -187,19 +252,6 @@ func indexLayers(t require.TestingT, opt *Options, file string) {
 	require.NoError(t, index.Build(file, layers))
 }
 
-// both does the same on the view and on the plain directory, and compares what
-// came of it. It tells whether it worked.
-func (o *oracle) both(rt *rapid.T, what string, act func(root string) (string, error)) bool {
-	got, gotErr := act(o.w.mnt)
-	if o.opt.NoRedirect && errors.Is(gotErr, unix.EXDEV) {
-		return false // a directory that a layer has a part in
-	}
-	want, wantErr := act(o.plain)
-	require.Equal(rt, errnoOf(wantErr), errnoOf(gotErr), "%s: view said %v, plain directory %v", what, gotErr, wantErr)
-	require.Equal(rt, want, got, what)
-	return wantErr == nil
-}
-
 func errnoOf(err error) string {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
@@ -211,192 +263,10 @@ func errnoOf(err error) string {
 	return ""
 }
 
-// on returns an action that does act on one random path.
-func (o *oracle) on(what string, act func(rt *rapid.T) func(path string) (string, error)) func(*rapid.T) {
-	return func(rt *rapid.T) {
-		p, do := drawPath(rt, "path"), act(rt)
-		o.both(rt, what+" "+p, func(root string) (string, error) { return do(filepath.Join(root, p)) })
-	}
-}
-
-// do is on for actions that draw nothing but the path.
-func (o *oracle) do(what string, act func(path string) error) func(*rapid.T) {
-	return o.on(what, func(*rapid.T) func(string) (string, error) {
-		return func(p string) (string, error) { return "", act(p) }
-	})
-}
-
-// onTwo returns an action on two random paths.
-func (o *oracle) onTwo(what string, act func(a, b string) error) func(*rapid.T) {
-	return func(rt *rapid.T) {
-		a, b := drawPath(rt, "from"), drawPath(rt, "to")
-		o.both(rt, what+" "+a+" "+b, func(root string) (string, error) {
-			return "", act(filepath.Join(root, a), filepath.Join(root, b))
-		})
-	}
-}
-
-func (o *oracle) actions() map[string]func(*rapid.T) {
-	return map[string]func(*rapid.T){
-		"mkdir":   o.do("mkdir", func(p string) error { return unix.Mkdir(p, 0o751) }),
-		"unlink":  o.do("unlink", unix.Unlink),
-		"rmdir":   o.do("rmdir", unix.Rmdir),
-		"symlink": o.do("symlink", func(p string) error { return unix.Symlink("b/c", p) }),
-		"fifo":    o.do("mkfifo", func(p string) error { return unix.Mkfifo(p, 0o604) }),
-		"chmod": o.on("chmod", func(rt *rapid.T) func(string) (string, error) {
-			mode := rapid.SampledFrom([]uint32{0o600, 0o755, 0o4711, 0o2755, 0o444}).Draw(rt, "mode")
-			return func(p string) (string, error) { return "", chmodNoFollow(p, mode) }
-		}),
-		"utimes": o.do("utimes", func(p string) error {
-			return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 7, Nsec: 1}, {Sec: 1e9, Nsec: 123456789}}, unix.AT_SYMLINK_NOFOLLOW)
-		}),
-		"rename":     o.onTwo("rename", unix.Rename),
-		"renameSame": o.renameSibling(),
-		"noreplace": o.onTwo("rename noreplace", func(a, b string) error {
-			return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_NOREPLACE)
-		}),
-		"exchange": o.onTwo("exchange", func(a, b string) error {
-			return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
-		}),
-		"link":     o.onTwo("link", unix.Link),
-		"write":    o.on("write", drawWrite(os.O_WRONLY|os.O_CREATE|os.O_TRUNC)),
-		"create":   o.on("create", drawWrite(os.O_WRONLY|os.O_CREATE|os.O_EXCL)),
-		"patch":    o.on("patch", drawWrite(os.O_WRONLY)),
-		"append":   o.on("append", drawWrite(os.O_WRONLY|os.O_APPEND)),
-		"truncate": o.on("truncate", drawTruncate),
-		"setxattr": o.on("setxattr", func(rt *rapid.T) func(string) (string, error) {
-			value := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(rt, "value")
-			return func(p string) (string, error) {
-				return "", onlyFiles(p, func() error { return unix.Lsetxattr(p, "user.test", value, 0) })
-			}
-		}),
-		"getxattr": o.on("getxattr", func(*rapid.T) func(string) (string, error) {
-			return func(p string) (value string, err error) {
-				err = onlyFiles(p, func() error {
-					buf := make([]byte, 64)
-					n, err := unix.Lgetxattr(p, "user.test", buf)
-					value = string(buf[:max(n, 0)])
-					return err
-				})
-				return value, err
-			}
-		}),
-		"setfacl":  o.on("setfacl", drawACL),
-		"read":     o.on("read", func(*rapid.T) func(string) (string, error) { return readNoFollow }),
-		"readdir":  o.on("readdir", func(*rapid.T) func(string) (string, error) { return listDir }),
-		"lstat":    o.on("lstat", func(*rapid.T) func(string) (string, error) { return describe }),
-		"identity": o.identity,
-		"readlink": o.on("readlink", func(*rapid.T) func(string) (string, error) { return os.Readlink }),
-		"open":     o.openBoth,
-		"close":    o.closeBoth,
-		"fdwrite":  o.onOpen("write to open file", drawFdWrite),
-		"fdread":   o.onOpen("read open file", func(*rapid.T) func(*os.File) (string, error) { return readOpen }),
-		"fdstat":   o.onOpen("fstat", func(*rapid.T) func(*os.File) (string, error) { return statOpen }),
-		"remount":  o.remount,
-		"drop":     func(rt *rapid.T) { o.dropCaches(rt) },
-	}
-}
-
-// renameSibling renames within one directory, where most renames happen.
-func (o *oracle) renameSibling() func(*rapid.T) {
-	return func(rt *rapid.T) {
-		a := drawPath(rt, "from")
-		b := filepath.Join(filepath.Dir(a), rapid.SampledFrom(names).Draw(rt, "to"))
-		o.both(rt, "rename "+a+" "+b, func(root string) (string, error) {
-			return "", unix.Rename(filepath.Join(root, a), filepath.Join(root, b))
-		})
-	}
-}
-
-func drawWrite(flags int) func(rt *rapid.T) func(string) (string, error) {
-	return func(rt *rapid.T) func(string) (string, error) {
-		data := rapid.SliceOfN(rapid.Byte(), 0, 50).Draw(rt, "data")
-		repeat := rapid.SampledFrom([]int{1, 1, 1, 300}).Draw(rt, "repeat")
-		return func(p string) (string, error) {
-			f, err := os.OpenFile(p, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o646)
-			if err != nil {
-				return "", err
-			}
-			defer f.Close()
-			_, err = f.Write([]byte(strings.Repeat(string(data), repeat)))
-			return "", err
-		}
-	}
-}
-
-func drawTruncate(rt *rapid.T) func(string) (string, error) {
-	size := rapid.SampledFrom([]int64{0, 1, 4095, 4096, 20000}).Draw(rt, "size")
-	return func(p string) (string, error) {
-		f, err := os.OpenFile(p, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return "", err
-		}
-		defer f.Close()
-		return "", f.Truncate(size)
-	}
-}
-
-// chmodNoFollow changes no symbolic link's target: it might be the other's.
-func chmodNoFollow(p string, mode uint32) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(p, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return err
-	}
-	return unix.Chmod(p, mode)
-}
-
-// onlyFiles does act on files and directories: user attributes of other kinds
-// are refused with different errors by different file systems.
-func onlyFiles(p string, act func() error) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(p, &st); err != nil {
-		return err
-	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-		return nil
-	}
-	return act()
-}
-
-// drawACL sets an access list: on a file or directory, or the one that a directory
-// hands down.
-func drawACL(rt *rapid.T) func(string) (string, error) {
-	perm := rapid.Uint16Range(0, 7)
-	acl := binary.LittleEndian.AppendUint32(nil, 2)
-	for _, e := range []struct {
-		tag uint16
-		id  uint32
-	}{{1, ^uint32(0)}, {2, 1234}, {4, ^uint32(0)}, {0x10, ^uint32(0)}, {0x20, ^uint32(0)}} {
-		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
-		acl = binary.LittleEndian.AppendUint16(acl, perm.Draw(rt, "perm"))
-		acl = binary.LittleEndian.AppendUint32(acl, e.id)
-	}
-	attr := rapid.SampledFrom([]string{aclDefault, aclDefault, "system.posix_acl_access"}).Draw(rt, "list")
-	remove := rapid.IntRange(0, 3).Draw(rt, "remove") == 0
-	return func(p string) (string, error) {
-		return "", onlyFiles(p, func() error {
-			if remove {
-				return unix.Lremovexattr(p, attr)
-			}
-			return unix.Lsetxattr(p, attr, acl, 0)
-		})
-	}
-}
-
-func readNoFollow(p string) (string, error) {
-	f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(f)
-	return string(data), err
-}
-
 func listDir(p string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(p, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return "", err
+		return "not a directory", err
 	}
 	list, err := os.ReadDir(p)
 	var lines []string
@@ -429,7 +299,7 @@ func describeStat(st *unix.Stat_t) string {
 // identity checks that a living file keeps its inode number in the view, also over
 // copy-up, rename and remount. Which file it is, the plain directory tells.
 func (o *oracle) identity(rt *rapid.T) {
-	p := drawPath(rt, "path")
+	p := filepath.Join(regions[sharedRegion], drawPath(rt, "path"))
 	var plain unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, filepath.Join(o.plain, p), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &plain) != nil {
 		return
@@ -465,86 +335,11 @@ func direntIno(rt require.TestingT, dir, name string) uint64 {
 	return 0
 }
 
-func (o *oracle) openBoth(rt *rapid.T) {
-	if len(o.open) > 6 {
-		o.closeBoth(rt)
-	}
-	p := drawPath(rt, "path")
-	flags := rapid.SampledFrom([]int{os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_CREATE}).Draw(rt, "flags")
-	var opened pair
-	ok := o.both(rt, "open "+p, func(root string) (string, error) {
-		f, err := os.OpenFile(filepath.Join(root, p), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660)
-		if err != nil {
-			return "", err
-		}
-		if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-			return "not a file", errors.Join(err, f.Close())
-		}
-		if root == o.plain {
-			opened.plain = f
-		} else {
-			opened.view = f
-		}
-		return "", nil
-	})
-	if ok && opened.view != nil {
-		o.open = append(o.open, opened)
-	}
-}
-
-func (o *oracle) closeBoth(rt *rapid.T) {
-	if len(o.open) == 0 {
-		return
-	}
-	k := rapid.IntRange(0, len(o.open)-1).Draw(rt, "which")
-	require.NoError(rt, o.open[k].view.Close())
-	require.NoError(rt, o.open[k].plain.Close())
-	o.open = append(o.open[:k], o.open[k+1:]...)
-}
-
-func (o *oracle) onOpen(what string, act func(rt *rapid.T) func(*os.File) (string, error)) func(*rapid.T) {
-	return func(rt *rapid.T) {
-		if len(o.open) == 0 {
-			return
-		}
-		k, do := rapid.IntRange(0, len(o.open)-1).Draw(rt, "which"), act(rt)
-		got, gotErr := do(o.open[k].view)
-		want, wantErr := do(o.open[k].plain)
-		require.Equal(rt, errnoOf(wantErr), errnoOf(gotErr), "%s: view said %v, plain %v", what, gotErr, wantErr)
-		require.Equal(rt, want, got, what)
-	}
-}
-
-func drawFdWrite(rt *rapid.T) func(*os.File) (string, error) {
-	data := rapid.SliceOfN(rapid.Byte(), 1, 50).Draw(rt, "data")
-	off := rapid.SampledFrom([]int64{0, 10, 5000}).Draw(rt, "off")
-	return func(f *os.File) (string, error) {
-		n, err := unix.Pwrite(int(f.Fd()), data, off)
-		return fmt.Sprint(n), err
-	}
-}
-
-func readOpen(f *os.File) (string, error) {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Pread(int(f.Fd()), buf, 0)
-	return string(buf[:max(n, 0)]), err
-}
-
-func statOpen(f *os.File) (string, error) {
-	var st unix.Stat_t
-	err := unix.Fstat(int(f.Fd()), &st)
-	return describeStat(&st), err
-}
-
 // remount unmounts and mounts the view again: what was done must be found in
 // the upper. Open files are closed first.
 func (o *oracle) remount(rt *rapid.T) {
-	if rapid.IntRange(0, 9).Draw(rt, "really") != 0 {
-		return
-	}
-	for len(o.open) > 0 {
-		o.closeBoth(rt)
-	}
+	o.history = append(o.history, "remount")
+	o.tellRoots(rt)
 	require.NoError(rt, o.w.server.Unmount())
 	s, err := Mount(o.w.mnt, o.opt)
 	require.NoError(rt, err)
@@ -553,7 +348,7 @@ func (o *oracle) remount(rt *rapid.T) {
 
 // dropCaches makes the kernel forget what it knows of the view.
 func (o *oracle) dropCaches(rt *rapid.T) {
-	if !testenv.IsRoot() || rapid.IntRange(0, 9).Draw(rt, "really") != 0 {
+	if !testenv.IsRoot() {
 		return
 	}
 	require.NoError(rt, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0o200))
@@ -561,13 +356,14 @@ func (o *oracle) dropCaches(rt *rapid.T) {
 
 func (o *oracle) compareTrees(rt *rapid.T) {
 	got, want := treeOf(rt, o.w.mnt), treeOf(rt, o.plain)
+	if !equalTrees(want, got) {
+		rt.Log(strings.Join(o.history, "\n"))
+	}
 	require.Equal(rt, want, got, "the view and the plain directory differ")
 	require.Equal(rt, o.before, hashTrees(rt, o.w.lowers), "a lower layer was changed")
 
 	// The upper as the top layer of another view shows the same.
-	for len(o.open) > 0 {
-		o.closeBoth(rt)
-	}
+	o.tellRoots(rt)
 	require.NoError(rt, o.w.server.Unmount())
 	again := Options{Lowers: append([]Lower{{Path: o.w.upper}}, o.opt.Lowers...)}
 	if o.opt.Index != "" {
@@ -604,8 +400,8 @@ func treeOf(rt require.TestingT, root string) map[string]string {
 			}
 			line += " -> " + target
 		}
-		for _, attr := range []string{"user.test", aclDefault, "system.posix_acl_access"} {
-			buf := make([]byte, 64)
+		for _, attr := range shownAttrs {
+			buf := make([]byte, 256)
 			if n, err := unix.Lgetxattr(p, attr, buf); err == nil {
 				line += fmt.Sprintf(" %s=%x", attr, buf[:n])
 			}
@@ -662,7 +458,11 @@ func copyTree(rt require.TestingT, src, dst string) {
 			if err != nil {
 				return err
 			}
-			return os.Symlink(target, to)
+			return errors.Join(os.Symlink(target, to), os.Lchown(to, int(st.Uid), int(st.Gid)))
+		case fs.ModeNamedPipe, fs.ModeSocket, fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+			if err := unix.Mknod(to, st.Mode, int(st.Rdev)); err != nil {
+				return err
+			}
 		default:
 			data, err := os.ReadFile(p)
 			if err != nil {
@@ -672,7 +472,19 @@ func copyTree(rt require.TestingT, src, dst string) {
 				return err
 			}
 		}
-		return unix.Chmod(to, st.Mode&0o7777)
+		return errors.Join(os.Lchown(to, int(st.Uid), int(st.Gid)), copyAttrs(p, to), unix.Chmod(to, st.Mode&0o7777))
 	})
 	require.NoError(rt, err)
+}
+
+func copyAttrs(from, to string) error {
+	for _, attr := range shownAttrs {
+		buf := make([]byte, 256)
+		if n, err := unix.Lgetxattr(from, attr, buf); err == nil {
+			if err := unix.Lsetxattr(to, attr, buf[:n], 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
