@@ -39,7 +39,9 @@ func (b *builder) findData(d *dir) error {
 		if err != nil {
 			return fmt.Errorf("data of %q: %w", e.name, err)
 		}
-		e.blocks = uint64(st.Blocks)
+		if e.blocks*512 < e.size { // else it takes space itself, and the merged tree does not ask
+			e.blocks = uint64(st.Blocks)
+		}
 		e.data = append(e.data, part{layer: uint16(where.Layer), moved: true, path: where.Path})
 	}
 	return nil
