@@ -8,7 +8,9 @@
 //   - an opaque directory hides every name of the layers below it;
 //   - a redirect says where the layers below have a directory that was renamed;
 //   - a metacopy is a file with only its metadata: the layers below have its data;
-//   - a dialect is a way to write the first two.
+//   - a dialect is a way to write the first two;
+//   - a [Survey] is all that a whole layer says, and what is wrong with it. By
+//     [Convert] it says the same in another dialect.
 //
 // The overlay dialect is the kernel's (Documentation/filesystems/overlayfs.rst,
 // "whiteouts and opaque directories"): a character device 0/0, and the extended

@@ -48,23 +48,39 @@ func ParseDialect(s string) (Dialect, error) {
 // since Linux 5.8, but not on every file system) and an opaque attribute can be
 // made, OCI otherwise. It leaves nothing behind.
 func Probe(work int) (Dialect, error) {
-	const name = ".varve-probe"
-	if err := at.RemoveAll(work, name); err != nil {
+	denied, err := tryOverlay(work, ".varve-probe")
+	switch {
+	case err != nil:
 		return Auto, err
-	}
-	if err := at.Mkdir(work, name, 0o700); err != nil {
-		return Auto, err
-	}
-	defer func() { _ = at.RemoveAll(work, name) }() // swept at the next mount, too
-	fd, err := at.OpenDir(work, name)
-	if err != nil {
-		return Auto, err
-	}
-	defer func() { _ = unix.Close(fd) }() // read only
-	if Overlay.Hide(fd, "device") != nil || setOpaqueAttr(fd) != nil {
+	case denied != nil:
 		return OCI, nil
 	}
 	return Overlay, nil
+}
+
+// tryOverlay writes marks of the overlay dialect in a directory name in dir, which it
+// makes and removes. denied says why that can not be done.
+func tryOverlay(dir int, name string) (denied, err error) {
+	if err := at.RemoveAll(dir, name); err != nil {
+		return nil, err
+	}
+	if err := at.Mkdir(dir, name, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() { _ = at.RemoveAll(dir, name) }() // swept at the next mount, too
+	fd, err := at.OpenDir(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	if err := Overlay.Hide(fd, "device"); err != nil {
+		return fmt.Errorf("a character device 0/0, the whiteout of the overlay dialect, can not be made here: %w", err), nil
+	}
+	if err := setOpaqueAttr(fd); err != nil {
+		return fmt.Errorf("neither %s nor %s, the marks of an opaque directory in the overlay dialect, can be set here: %w",
+			opaqueAttrs[0], opaqueAttrs[1], err), nil
+	}
+	return nil, nil
 }
 
 // Hide hides name in the directory behind dir by one system call, whole or not
