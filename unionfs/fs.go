@@ -108,6 +108,9 @@ func (fs *FS) openUpper() (err error) {
 	if fs.upper, err = at.OpenRoot(fs.opt.Upper); err != nil {
 		return fmt.Errorf("upper directory: %w", err)
 	}
+	if err := hold(fs.upper, fs.opt.Upper); err != nil {
+		return err
+	}
 	if fs.work, err = openWork(fs.opt.Work); err != nil {
 		return err
 	}
@@ -125,6 +128,15 @@ func (fs *FS) openUpper() (err error) {
 	fs.metacopy = fs.makesMetacopies()
 	fs.umask = umask()
 	return err
+}
+
+// hold locks the root of a layer or an upper, shared, as long as it is open, so that
+// who rewrites it ([whiteout.Convert]) knows that it is in use, and is not met at it.
+func hold(root int, path string) error {
+	if errors.Is(unix.Flock(root, unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		return fmt.Errorf("%q is being rewritten by another process: wait for its end", path)
+	}
+	return nil // or the file system has no locks
 }
 
 // openWork takes hold of the work directory, so that no second view writes to
