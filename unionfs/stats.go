@@ -16,6 +16,8 @@ import (
 type Stats struct {
 	// IO is the mode, by its name.
 	IO string `json:"io"`
+	// Transport is how requests arrive, by its name.
+	Transport string `json:"transport"`
 	// ReadOnly says that there is no upper.
 	ReadOnly bool `json:"read_only"`
 	// Layers below the upper, and whether they are read from an index.
@@ -97,7 +99,7 @@ func (s *Server) Stats() (stats Stats, ok bool) {
 	}
 	fs := s.fs
 	stats = Stats{
-		IO: fs.opt.IO.String(), ReadOnly: fs.readOnly(), Layers: len(fs.opt.Lowers), Indexed: fs.opt.Index != "",
+		IO: fs.opt.IO.String(), Transport: s.transport.String(), ReadOnly: fs.readOnly(), Layers: len(fs.opt.Lowers), Indexed: fs.opt.Index != "",
 		CopyUps: fs.copyUps.stats(), Caches: fs.cacheStats(),
 	}
 	if f := fs.figures; f != nil {

@@ -57,7 +57,7 @@ func writeStats(w io.Writer, s *engine.MountStats) error {
 	}
 	up := units.HumanDuration(time.Duration(s.Uptime * float64(time.Second)))
 	table := tabwriter.NewWriter(w, 10, 1, 3, ' ', 0)
-	fmt.Fprintf(table, "%s: %s, io=%s, layers: %d, %s; served by process %d for %s\n\n", s.MountPoint, access, s.IO, s.Layers, source, s.PID, up)
+	fmt.Fprintf(table, "%s: %s, io=%s, transport=%s, layers: %d, %s; served by process %d for %s\n\n", s.MountPoint, access, s.IO, s.Transport, s.Layers, source, s.PID, up)
 	fmt.Fprintln(table, "OPERATION\tCOUNT\tERRORS\tMEAN\tP50\tP90\tP99\tMAX")
 	for _, name := range busiest(s) {
 		o := s.Operations[name]

@@ -94,7 +94,7 @@ func TestStatsDocument(t *testing.T) {
 		return list
 	}
 	require.EqualValues(t, 1, all["version"])
-	require.Equal(t, "bytes caches copy_ups goroutines indexed io layers memory mount_point operations pid read_only started uptime_seconds version ", keys(all))
+	require.Equal(t, "bytes caches copy_ups goroutines indexed io layers memory mount_point operations pid read_only started transport uptime_seconds version ", keys(all))
 	require.Equal(t, "copied read written ", keys(all["bytes"]))
 	require.Equal(t, "bytes copy_file_range count read_write reflink ", keys(all["copy_ups"]))
 	require.Equal(t, "descriptors descriptors_limit lower_files records upper_directories ", keys(all["caches"]))
