@@ -40,6 +40,9 @@ type Job struct {
 	// whose data is below (overlayfs' metacopy): a [Completion] brings that up later.
 	// Where the mark can not be set the data comes now.
 	Metadata bool
+	// Live says that the lower file may be written to while it is copied, as the files
+	// of a running machine are. Else that is ESTALE.
+	Live bool
 	// Volatile leaves out the fsync before the file is put in place: after a
 	// power failure the upper may then hold an empty file.
 	Volatile bool

@@ -121,6 +121,40 @@ func (p *place) requireSame(t *testing.T, name string) {
 	}
 }
 
+// TestChangedWhileCopied: a file that grows, shrinks or is written to while it is copied
+// is not brought up, and nothing is left; one of a living machine is, as it may be.
+func TestChangedWhileCopied(t *testing.T) {
+	changes := map[string]func(path string) error{
+		"grows":   func(path string) error { return os.Truncate(path, 1<<20) },
+		"shrinks": func(path string) error { return os.Truncate(path, 1) },
+		"written": func(path string) error { return os.WriteFile(path, []byte("new"), 0o644) },
+	}
+	for name, change := range changes {
+		for _, live := range []bool{false, true} {
+			p := newPlace(t)
+			p.kinds(t)
+			job := p.job(t, "file")
+			job.Live = live
+			job.before = func(step string) error {
+				if step != "data" {
+					return nil
+				}
+				return change(filepath.Join(p.lowerDir, "file"))
+			}
+			staged, err := Stage(job)
+			if live {
+				require.NoError(t, err, name)
+				staged.Discard()
+				continue
+			}
+			require.ErrorIs(t, err, unix.ESTALE, name)
+			left, err := os.ReadDir(p.workDir)
+			require.NoError(t, err)
+			require.Empty(t, left, name)
+		}
+	}
+}
+
 // TestEveryStepFails makes one step after the other fail. The upper must hold
 // nothing, and the work directory too.
 func TestEveryStepFails(t *testing.T) {

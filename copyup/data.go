@@ -34,7 +34,9 @@ func (s *Staged) makeRegular() (err error) {
 		return err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
-	err = j.step("data", func() (err error) { s.way, err = copyData(in, s.file); return err })
+	err = j.steady(in, func() error {
+		return j.step("data", func() (err error) { s.way, err = copyData(in, s.file); return err })
+	})
 	if err != nil {
 		return err
 	}
@@ -42,6 +44,25 @@ func (s *Staged) makeRegular() (err error) {
 		return nil
 	}
 	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
+}
+
+// steady does something with the lower file behind in, which must not change
+// meanwhile: what was copied would be neither the old nor the new. That is ESTALE.
+func (j *Job) steady(in int, act func() error) error {
+	var before, after unix.Stat_t
+	if err := unix.Fstat(in, &before); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if err := act(); err != nil {
+		return err
+	}
+	if err := unix.Fstat(in, &after); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if !j.Live && (before.Size != after.Size || before.Mtim != after.Mtim) {
+		return fmt.Errorf("it changed while it was copied: %w", unix.ESTALE)
+	}
+	return nil
 }
 
 // markMetacopy gives the file its size, but not before the mark: it never looks as if

@@ -156,7 +156,7 @@ func (t *indexed) open(n Inum) (fd int, err error) {
 		return err
 	})
 	if err == nil {
-		fd, err = checkOpened(t, n, fd)
+		fd, err = checkOpened(t, n, fd, false)
 	}
 	if err != nil || !t.index.Elsewhere(uint32(n)) {
 		return fd, err

@@ -49,7 +49,7 @@ func (fs *FS) mayBorrow(n *node, data need, st *unix.Stat_t) (bool, error) {
 // mark can be written, owners are on the files themselves, and no layer changes under
 // the view.
 func (fs *FS) makesMetacopies() bool {
-	live := slices.ContainsFunc(fs.opt.Lowers, func(l Lower) bool { return l.Live })
+	live := fs.anyLive()
 	return !fs.opt.NoMetacopy && !fs.opt.NoXattrs && !live &&
 		fs.opt.Override == NoOverride && fs.dialect == whiteout.Overlay
 }
@@ -173,4 +173,9 @@ func syncFile(n *node, fd int, dataOnly bool) error {
 		return unix.Fdatasync(fd)
 	}
 	return unix.Fsync(fd)
+}
+
+// anyLive tells whether the files of some layer may be written to by others.
+func (fs *FS) anyLive() bool {
+	return slices.ContainsFunc(fs.opt.Lowers, func(l Lower) bool { return l.Live })
 }

@@ -277,7 +277,7 @@ func (t *Tree) open(n Inum) (fd int, err error) {
 		return err
 	})
 	if err == nil {
-		fd, err = checkOpened(t, n, fd)
+		fd, err = checkOpened(t, n, fd, t.layers[t.inode(n).layers[0]].live)
 	}
 	if err != nil {
 		return -1, err
@@ -294,11 +294,18 @@ func openLower(dir int, name string) (int, error) {
 	return fd, err
 }
 
-// checkOpened returns fd, which was opened as the file n, if it is that file. If
-// not it closes it, and says ESTALE.
-func checkOpened(t lowers, n Inum, fd int) (int, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || t.unique(st.Dev, st.Ino) != t.ino(n) {
+// checkOpened returns fd, which was opened as the file n, if it is that file as it
+// was. If not it closes it, and says ESTALE. A file system may use an inode number
+// again at once, so size and time are compared, too; but not in a live layer, whose
+// files may be written to.
+func checkOpened(t lowers, n Inum, fd int, live bool) (int, error) {
+	var st, known unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if err == nil {
+		err = t.stat(n, &known)
+	}
+	same := st.Mode&unix.S_IFMT == unix.S_IFREG && t.unique(st.Dev, st.Ino) == t.ino(n)
+	if err != nil || !same || !live && (st.Size != known.Size || st.Mtim != known.Mtim) {
 		_ = unix.Close(fd) // read only
 		return -1, fmt.Errorf("open %q: it changed below the union: %w", t.path(n), unix.ESTALE)
 	}
