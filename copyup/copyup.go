@@ -53,7 +53,8 @@ type Job struct {
 // Staged is a finished copy in the work directory.
 type Staged struct {
 	job  Job
-	file int // a regular file, open for reading and writing; -1: none
+	file int         // a regular file, open for reading and writing; -1: none
+	made unix.Stat_t // of a regular file, when it was made
 	way  Way
 }
 
@@ -195,7 +196,7 @@ func (s *Staged) dress() error {
 			return err
 		}
 	}
-	if !j.KeepOwner {
+	if !j.KeepOwner && !s.isOwned() {
 		if err := j.step("chown", s.chown); err != nil {
 			return err
 		}
@@ -203,14 +204,30 @@ func (s *Staged) dress() error {
 	if err := j.step("xattrs", s.copyXattrs); err != nil {
 		return err
 	}
-	if j.Stat.Mode&unix.S_IFMT != unix.S_IFLNK {
+	if j.Stat.Mode&unix.S_IFMT != unix.S_IFLNK && !s.hasMode() {
 		if err := j.step("chmod", s.chmod); err != nil {
 			return err
 		}
 	}
 	return j.step("times", func() error {
+		if s.file >= 0 {
+			return at.Utimes(s.file, "", j.Stat.Atim, j.Stat.Mtim)
+		}
 		return at.Utimes(j.Work, j.Temp, j.Stat.Atim, j.Stat.Mtim)
 	})
+}
+
+// isOwned tells whether a regular file was made with the right owner, so that it needs
+// no chown.
+func (s *Staged) isOwned() bool {
+	return s.file >= 0 && s.made.Uid == s.job.Stat.Uid && s.made.Gid == s.job.Stat.Gid
+}
+
+// hasMode tells whether a regular file was made with the right mode. Neither a chown
+// that was made after it nor what was written can have changed it: it has no setuid
+// or setgid.
+func (s *Staged) hasMode() bool {
+	return s.file >= 0 && s.made.Mode == s.job.Stat.Mode && s.made.Mode&0o6000 == 0
 }
 
 func (s *Staged) chown() error {

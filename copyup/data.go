@@ -16,8 +16,14 @@ import (
 // it here and later.
 func (s *Staged) makeRegular() (err error) {
 	j := &s.job
-	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600); err != nil {
+	// The mode it is to have, if that lets us set attributes: chmod is then saved.
+	// Nobody else can reach it in the work directory.
+	mode := j.Stat.Mode&0o777 | 0o600
+	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode); err != nil {
 		return err
+	}
+	if err := unix.Fstat(s.file, &s.made); err != nil {
+		return os.NewSyscallError("fstat", err)
 	}
 	if j.Empty || j.Stat.Size == 0 {
 		j.Metadata = false

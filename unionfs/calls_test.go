@@ -124,6 +124,24 @@ func TestACLClearsSetgid(t *testing.T) {
 	}
 }
 
+// TestWorkHandsNothingDown: a default access list on the work directory is not of the
+// files that are prepared in it.
+func TestWorkHandsNothingDown(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "file"), []byte("x"), 0o644))
+	opt := w.options()
+	out, err := exec.Command("setfacl", "-d", "-m", "u:4243:rwx", opt.Work).CombinedOutput()
+	require.NoError(t, err, string(out))
+	w.mount(t, opt)
+	require.NoError(t, os.WriteFile(filepath.Join(w.mnt, "file"), []byte("y"), 0))
+	_, err = unix.Lgetxattr(filepath.Join(w.upper, "file"), "system.posix_acl_access", make([]byte, 100))
+	require.ErrorIs(t, err, unix.ENODATA)
+	info, err := os.Stat(filepath.Join(w.mnt, "file"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o644), info.Mode())
+}
+
 // TestACLIsChecked: a list lets in, and keeps out, whom it names. The kernel
 // checks; that it asks us for the list is what is tested.
 func TestACLIsChecked(t *testing.T) {

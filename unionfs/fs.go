@@ -158,7 +158,13 @@ func openWork(path string) (int, error) {
 		_ = unix.Close(work) // read only
 		return -1, fmt.Errorf("workdir %q is in use by another mount: unmount that one first, or give this one its own upperdir and workdir", path)
 	}
-	left, err := at.ReadDir(work)
+	// A default list would be handed down to all that is prepared here.
+	err = at.Removexattr(work, "", aclDefault)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil
+	}
+	left, listErr := at.ReadDir(work)
+	err = errors.Join(err, listErr)
 	for _, e := range left {
 		err = errors.Join(err, at.RemoveAll(work, e.Name))
 	}
