@@ -16,10 +16,10 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench soak clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare soak clean setup
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/varve, one static binary
 	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/varve ./cmd/varve
@@ -51,8 +51,12 @@ race: setup ## run every test under the race detector (needs a C compiler)
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-bench: setup ## compare a mounted view with the peers that are here, ROUNDS times (5)
-	ROUNDS=$(ROUNDS) $(GO) test -run '^TestTable$$' -v -count=1 -timeout $(TIMEOUT) ./bench
+bench: setup ## compare speed with the peers that are here (ROUNDS=5, ROWS, PEERS: patterns)
+	ROUNDS=$(ROUNDS) ROWS='$(ROWS)' PEERS='$(PEERS)' LEDGER='$(LEDGER)' COMMIT=$$(git rev-parse --short HEAD) \
+		$(GO) test -run '^TestCompare$$' -v -count=1 -timeout $(TIMEOUT) ./bench
+
+bench-compare: LEDGER = $(CURDIR)/docs/performance.md
+bench-compare: bench ## the same, and add the figures to docs/performance.md
 
 soak: setup ## the random test of the view for DURATION (1h), with its seeds
 	$(GO) test -v -run '^TestSoak$$' -count=1 -timeout 0 ./unionfs -oracle.for=$(DURATION) -rapid.nofailfile

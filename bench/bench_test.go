@@ -2,6 +2,7 @@ package bench_test
 
 import (
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,14 +15,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	bench.Main()
 	code := m.Run()
 	testenv.RemoveVarve()
 	os.Exit(code)
 }
 
-// newStack makes the layers, in memory where there is a place for that: what is
-// measured is the file system, not the disk.
-func newStack(t testing.TB) *bench.Stack {
+// newBase makes an empty directory, in memory where there is a place for that: what
+// is measured is the file system, not the disk.
+func newBase(t testing.TB) string {
 	t.Helper()
 	place := "/dev/shm"
 	if info, err := os.Stat(place); err != nil || !info.IsDir() {
@@ -31,61 +33,86 @@ func newStack(t testing.TB) *bench.Stack {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(base)) })
 	testenv.CheckLeaks(t, base)
-	s, err := bench.NewStack(base)
-	require.NoError(t, err)
-	return s
+	return base
 }
 
-// TestTable runs every workload and compares the peers: as many rounds as
-// ROUNDS says, with all operations; without ROUNDS one short round of varve
-// alone, which shows that the workloads do what they say.
-func TestTable(t *testing.T) {
+// TestCompare is `make bench-compare`: it prints the table. Without ROUNDS it is one
+// short round on a small tree, which shows that each operation does what it says
+// and that each of ours shows what a plain directory shows.
+func TestCompare(t *testing.T) {
 	testenv.FUSE(t)
-	s := newStack(t)
-	peers, rounds, ops := []bench.Peer{bench.Varve(testenv.Varve(t))}, 1, 50
+	o := bench.Options{Base: newBase(t), Varve: testenv.Varve(t), Fill: bench.SmallTree(20), Small: true}
 	if text := os.Getenv("ROUNDS"); text != "" {
 		n, err := strconv.Atoi(text)
 		require.NoError(t, err, "ROUNDS")
-		peers, rounds, ops = append(bench.Peers(), peers...), n, 0
+		o.Rounds, o.Small, o.Log = n, false, os.Stderr
+		o.Fill = bench.FromTar(testenv.Debian(t, "python3-minimal", "gcc", "libc6-dev", "git", "make"))
+		o.Rows, o.Peers = pattern(t, "ROWS"), pattern(t, "PEERS")
 	}
-	report, err := bench.Compare(s, peers, rounds, ops)
+	report, err := bench.Compare(o)
 	require.NoError(t, err)
 	require.NoError(t, report.Write(os.Stdout))
-	require.Len(t, report.Rows, len(bench.Workloads()))
+	if o.Small {
+		checkWhole(t, report)
+	}
+	if path := os.Getenv("LEDGER"); path != "" {
+		appendTo(t, path, report.Ledger(time.Now(), os.Getenv("COMMIT")))
+	}
+}
+
+func pattern(t *testing.T, variable string) *regexp.Regexp {
+	text := os.Getenv(variable)
+	if text == "" {
+		return nil
+	}
+	p, err := regexp.Compile(text)
+	require.NoError(t, err, variable)
+	return p
+}
+
+func appendTo(t *testing.T, path, text string) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString(text)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// checkWhole sees that every row has a figure, beside a plain directory at least.
+func checkWhole(t *testing.T, r *bench.Report) {
+	rows := map[string]bool{}
+	for _, l := range r.Lines {
+		if l.Of != "varve" {
+			continue
+		}
+		rows[l.Row] = true
+		ratio, ok := l.To("plain")
+		require.True(t, ok, l.Row)
+		require.Positive(t, ratio.Median, l.Row)
+		require.Positive(t, l.Nanoseconds, l.Row)
+	}
+	require.ElementsMatch(t, bench.RowNames(), keys(rows))
+	require.GreaterOrEqual(t, len(r.Memory), 2)
+	for _, m := range r.Memory {
+		require.Positive(t, m.RSS, m.Peer)
+	}
+}
+
+func keys(set map[string]bool) (list []string) {
+	for k := range set {
+		list = append(list, k)
+	}
+	return list
 }
 
 func TestReport(t *testing.T) {
 	var out strings.Builder
-	r := bench.Report{Peers: []string{"a", "b"}, Rows: []bench.Row{{
-		Workload: "lstat", PerOp: []time.Duration{1000, 500}, Ratio: []float64{1, 0.5}}}}
+	r := bench.Report{Rounds: 1, Lines: []bench.Line{{Group: "names", Row: "lstat", Of: "varve", Nanoseconds: 500,
+		Ratios: []bench.Ratio{{Peer: "overlayfs", Low: 0.4, Median: 0.5, Top: 0.6}},
+		Bars:   []bench.Bar{{Of: "varve", Peer: "overlayfs", Most: 0.45}, {Of: "varve", Peer: "fuse-overlayfs", Most: 1}}}}}
 	require.NoError(t, r.Write(&out))
-	require.Equal(t, []string{"median", "ns", "an", "operation", "a", "b", "÷", "a", "lstat", "1000", "500", "0.50"},
-		strings.Fields(out.String()))
-}
-
-func TestStackTellsAChangedLower(t *testing.T) {
-	s := newStack(t)
-	require.NoError(t, s.Check())
-	require.NoError(t, os.WriteFile(s.Lowers[3]+"/d00/f003", []byte("x"), 0o644))
-	require.Error(t, s.Check())
-}
-
-// BenchmarkView times each workload on each peer. Each batch has a mount of its
-// own, whose cost is not counted.
-func BenchmarkView(b *testing.B) {
-	testenv.FUSE(b)
-	s := newStack(b)
-	for _, w := range bench.Workloads() {
-		for _, p := range append(bench.Peers(), bench.Varve(testenv.Varve(b))) {
-			b.Run(strings.ReplaceAll(w.Name, " ", "_")+"/"+p.Name, func(b *testing.B) {
-				var total time.Duration
-				for left := b.N; left > 0; left -= w.Ops {
-					took, err := bench.Visit(s, p, w, min(left, w.Ops))
-					require.NoError(b, err)
-					total += took
-				}
-				b.ReportMetric(float64(total.Nanoseconds())/float64(b.N), "ns/op")
-			})
-		}
-	}
+	require.Contains(t, out.String(), "0.50 (0.40–0.60)")
+	require.Contains(t, out.String(), "0.45 k NO, 1 f ?")
+	require.Equal(t, "| 2026-01-02 | abc | varve: lstat | dev | k; f | 0.50 (–) |\n",
+		r.Ledger(time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), "abc"))
 }

@@ -5,72 +5,143 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Peer is a union file system that can mount a stack.
-type Peer struct {
-	Name string
-	// argv is a program that mounts in the foreground, to which "-o OPTIONS
-	// MOUNTPOINT" is added; empty for the kernel's overlayfs.
-	argv []string
+// The names of the peers.
+const (
+	plain          = "plain"
+	overlayfs      = "overlayfs"
+	fuseOverlayfs  = "fuse-overlayfs"
+	varve          = "varve"
+	varveThrough   = "varve io=passthrough"
+	varveWriteback = "varve io=writeback"
+	varveRing      = "varve transport=uring"
+	varveIndex     = "varve with an index"
+)
+
+// peer is something that shows a stack.
+type peer struct {
+	name string
+	// start shows the stack below the returned directory.
+	start func(s *stack) (*view, error)
+	only  []string // the groups it is in; nil: all
 }
 
-// Varve is this project's binary at path, as a process of its own.
-func Varve(path string) Peer { return Peer{Name: "varve", argv: []string{path, "mount", "-f"}} }
-
-// Peers lists the other union file systems that this process can mount here,
-// best known first: kernel overlayfs as root, and fuse-overlayfs.
-func Peers() []Peer {
-	var list []Peer
-	if os.Geteuid() == 0 && kernelHas("overlay") {
-		list = append(list, Peer{Name: "overlayfs"})
-	}
-	if path, err := exec.LookPath("fuse-overlayfs"); err == nil {
-		list = append(list, Peer{Name: "fuse-overlayfs", argv: []string{path, "-f"}})
-	}
-	return list
+// view is a stack that is shown.
+type view struct {
+	root string
+	pid  int // of its server; 0 if it has none
+	stop func() error
 }
 
-// kernelHas tells whether the kernel knows the file system now; a module that
-// is not loaded counts as absent.
-func kernelHas(name string) bool {
-	data, err := os.ReadFile("/proc/filesystems")
-	if err != nil {
-		return false
+// ours tells whether the bars are about this peer.
+func (p peer) ours() bool { return strings.HasPrefix(p.name, varve) }
+
+// peers lists all that a comparison knows, those to compare with first; binary is
+// this project's.
+func peers(binary string) []peer {
+	ours := func(name, option string, only ...string) peer {
+		return peer{name, program(option, binary, "mount", "-f"), only}
 	}
-	for line := range strings.Lines(string(data)) {
-		if field := strings.Fields(line); len(field) > 0 && field[len(field)-1] == name {
-			return true
+	return []peer{
+		{plain, showPlain, nil},
+		{overlayfs, mountOverlayfs, nil},
+		{fuseOverlayfs, program("", "fuse-overlayfs", "-f"), nil},
+		ours(varve, ""),
+		ours(varveThrough, ",io=passthrough", "data"),
+		ours(varveWriteback, ",io=writeback", "data"),
+		ours(varveRing, ",transport=uring"),
+		{varveIndex, func(s *stack) (*view, error) {
+			return program(",index="+s.index, binary, "mount", "-f")(s)
+		}, []string{"64 layers", memoryGroup}},
+	}
+}
+
+func (p peer) in(group string) bool { return p.only == nil || slices.Contains(p.only, group) }
+
+// ring is where the kernel says whether FUSE may go over io_uring.
+const ring = "/sys/module/fuse/parameters/enable_uring"
+
+// enableRing switches it on, as root, and returns how to put it back.
+func enableRing() (restore func() error, err error) {
+	before, err := os.ReadFile(ring)
+	if err != nil || before[0] == 'Y' {
+		return func() error { return nil }, nil // absent, or on: nothing to do
+	}
+	if err := os.WriteFile(ring, []byte("Y"), 0o644); err != nil {
+		return func() error { return nil }, nil // not root: the mount will say what it lacks
+	}
+	return func() error { return os.WriteFile(ring, before, 0o644) }, nil
+}
+
+// mount shows the stack coldly: nobody has served it before, and the kernel has
+// dropped its entries and inodes (drop_caches 2, where root runs this). Files in
+// memory stay there.
+func (p peer) mount(s *stack) (*view, error) {
+	if os.Geteuid() == 0 {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0o200); err != nil {
+			return nil, err
 		}
 	}
-	return false
+	return p.start(s)
 }
 
-// Mount mounts the stack with a fresh upper on s.Mnt and returns when it
-// answers. The caller calls unmount, which also removes the upper.
-func (p Peer) Mount(s *Stack) (unmount func() error, err error) {
-	upper, work, remove, err := s.Upper()
+// showPlain is a copy of the tree.
+func showPlain(s *stack) (*view, error) {
+	dir := s.base + "/plain"
+	out, err := exec.Command("cp", "-a", s.tree, dir).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("cp: %w: %s", err, out)
+	}
+	return &view{root: dir, stop: func() error { return os.RemoveAll(dir) }}, nil
+}
+
+// options are those that all union file systems take, with a fresh upper.
+func (s *stack) options() (text string, remove func() error, err error) {
+	upper, work, remove, err := s.upper()
+	return fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(s.lowers, ":"), upper, work), remove, err
+}
+
+func mountOverlayfs(s *stack) (*view, error) {
+	options, remove, err := s.options()
 	if err != nil {
 		return nil, err
 	}
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(s.Lowers, ":"), upper, work)
-	stop, err := p.start(s.Mnt, options)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount %s: %w", p.Name, err), remove())
+	if err := unix.Mount("overlay", s.mnt, "overlay", 0, options); err != nil {
+		return nil, errors.Join(err, remove())
 	}
-	return func() error { return errors.Join(stop(), remove()) }, nil
+	return &view{root: s.mnt, stop: func() error {
+		return errors.Join(os.NewSyscallError("umount", unix.Unmount(s.mnt, 0)), remove())
+	}}, nil
 }
 
-func (p Peer) start(mnt, options string) (stop func() error, err error) {
-	if p.argv == nil {
-		return func() error { return unix.Unmount(mnt, 0) }, unix.Mount("overlay", mnt, "overlay", 0, options)
+// program starts one that mounts in the foreground, to which "-o OPTIONS
+// MOUNTPOINT" is added.
+func program(option, path string, args ...string) func(s *stack) (*view, error) {
+	return func(s *stack) (*view, error) {
+		options, remove, err := s.options()
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.Command(path, append(slices.Clone(args), "-o", options+option, s.mnt)...)
+		v, err := serve(cmd, s.mnt)
+		if err != nil {
+			return nil, errors.Join(err, remove())
+		}
+		stop := v.stop
+		v.stop = func() error { return errors.Join(stop(), remove()) }
+		return v, nil
 	}
+}
+
+// serve starts a server in the foreground and waits until it answers.
+func serve(cmd *exec.Cmd, mnt string) (*view, error) {
 	var output strings.Builder
-	cmd := exec.Command(p.argv[0], append(p.argv[1:len(p.argv):len(p.argv)], "-o", options, mnt)...)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	before, err := device(mnt)
 	if err != nil {
@@ -83,9 +154,12 @@ func (p Peer) start(mnt, options string) (stop func() error, err error) {
 	go func() { ended <- cmd.Wait() }()
 	if err := mounted(mnt, before, ended); err != nil {
 		_ = cmd.Process.Kill() // it may have ended
-		return nil, fmt.Errorf("%w: %s", err, strings.TrimSpace(output.String()))
+		first, _, _ := strings.Cut(strings.TrimSpace(output.String()), "\n")
+		return nil, fmt.Errorf("%w: %s", err, first)
 	}
-	return func() error { return errors.Join(unmountFUSE(mnt), <-ended) }, nil
+	return &view{root: mnt, pid: cmd.Process.Pid, stop: func() error {
+		return errors.Join(unmountFUSE(mnt), <-ended)
+	}}, nil
 }
 
 // device is the device number of the file system that mnt shows.

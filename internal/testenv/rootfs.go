@@ -65,12 +65,13 @@ func applets(t testing.TB, busybox string) []string {
 }
 
 // Debian returns the path of a tar of a real Debian root file system, variant
-// minbase, made by mmdebstrap once (about 30 s) and kept in [CacheDir]. The test
+// minbase with these packages, made by mmdebstrap once (about 30 s) and kept in
+// [CacheDir]. The test
 // is skipped where mmdebstrap is missing or cannot reach an archive. Another
 // user may not be able to read it: see [User.Give], or pass it as stdin.
-func Debian(t testing.TB) string {
+func Debian(t testing.TB, packages ...string) string {
 	t.Helper()
-	path := filepath.Join(CacheDir(t), "debian-bookworm-minbase.tar")
+	path := filepath.Join(CacheDir(t), strings.Join(append([]string{"debian-bookworm-minbase"}, packages...), "-")+".tar")
 	unlock, err := lock(path + ".lock")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, unlock()) }()
@@ -81,7 +82,7 @@ func Debian(t testing.TB) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	fresh := filepath.Join(filepath.Dir(path), "fresh.tar")
-	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=minbase", "bookworm", fresh)
+	cmd := exec.CommandContext(ctx, "mmdebstrap", "--variant=minbase", "--include="+strings.Join(packages, ","), "bookworm", fresh)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("needs a Debian archive: %v: %s", err, lastLine(out))
 	}
