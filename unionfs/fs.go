@@ -108,8 +108,8 @@ func (fs *FS) openUpper() (err error) {
 	if fs.upper, err = at.OpenRoot(fs.opt.Upper); err != nil {
 		return fmt.Errorf("upper directory: %w", err)
 	}
-	if err := hold(fs.upper, fs.opt.Upper); err != nil {
-		return err
+	if !hold(fs.upper) {
+		return fmt.Errorf("upper directory %q is being rewritten by another process: wait for its end", fs.opt.Upper)
 	}
 	if fs.work, err = openWork(fs.opt.Work); err != nil {
 		return err
@@ -131,12 +131,13 @@ func (fs *FS) openUpper() (err error) {
 }
 
 // hold locks the root of a layer or an upper, shared, as long as it is open, so that
-// who rewrites it ([whiteout.Convert]) knows that it is in use, and is not met at it.
-func hold(root int, path string) error {
-	if errors.Is(unix.Flock(root, unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
-		return fmt.Errorf("%q is being rewritten by another process: wait for its end", path)
-	}
-	return nil // or the file system has no locks
+// who rewrites it ([whiteout.Convert]) knows that it is in use. It tells whether the
+// lock is held, or the file system has none.
+//
+// An upper without it is not used. A layer is: each step of a rewriting leaves it
+// meaning the same, and whoever may read a layer could keep others from it for good.
+func hold(root int) bool {
+	return !errors.Is(unix.Flock(root, unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // openWork takes hold of the work directory, so that no second view writes to

@@ -60,9 +60,7 @@ func (t *indexed) addRoot(layer int, path string) error {
 		return fmt.Errorf("lower directory: %w", err)
 	}
 	t.roots = append(t.roots, fd)
-	if err := hold(fd, path); err != nil {
-		return err
-	}
+	hold(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("lower directory %q: %w", path, err)

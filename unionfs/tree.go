@@ -112,11 +112,7 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 			t.Close()
 			return nil, fmt.Errorf("lower directory %q: %w", l.Path, err)
 		}
-		if err := hold(fd, l.Path); err != nil {
-			_ = unix.Close(fd) // read only
-			t.Close()
-			return nil, err
-		}
+		hold(fd)
 		t.devs.ino(st.Dev, 0) // in this order at every mount, so that inode numbers stay
 		cut := make(map[string]bool, len(l.Cut))
 		for _, c := range l.Cut {

@@ -13,7 +13,7 @@ import (
 )
 
 // TestConvertRefusesWhatIsInUse: the upper of a view, its layers, and a work
-// directory that a view holds; and a view of what is being rewritten.
+// directory that a view holds; and a view of an upper that is being rewritten.
 func TestConvertRefusesWhatIsInUse(t *testing.T) {
 	testenv.FUSE(t)
 	testenv.CheckLeaks(t)
@@ -46,6 +46,14 @@ func TestConvertRefusesWhatIsInUse(t *testing.T) {
 	_, err = unionfs.Mount(in("mnt"), view)
 	require.ErrorContains(t, err, "is being rewritten")
 	require.NoError(t, root.Close())
+
+	low, err := os.Open(in("low"))
+	require.NoError(t, err)
+	require.NoError(t, unix.Flock(int(low.Fd()), unix.LOCK_EX))
+	server, err = unionfs.Mount(in("mnt"), view)
+	require.NoError(t, err, "nobody who may read a layer can keep others from it")
+	require.NoError(t, server.Unmount())
+	require.NoError(t, low.Close())
 }
 
 func TestConvertRefusesOverlayfs(t *testing.T) {
