@@ -9,6 +9,7 @@ TIMEOUT   ?= 20m
 FUZZTIME  ?= 30s
 ROUNDS    ?= 5
 DURATION  ?= 1h
+OPS       ?= 10000000
 PREFIX    ?= /usr/local
 BINDIR    ?= $(PREFIX)/bin
 DATADIR   ?= $(PREFIX)/share
@@ -16,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare soak clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare soak growth clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ bench-compare: bench ## the same, and add the figures to docs/performance.md
 
 soak: setup ## the random test of the view for DURATION (1h), with its seeds
 	$(GO) test -v -run '^TestSoak$$' -count=1 -timeout 0 ./unionfs -oracle.for=$(DURATION) -rapid.nofailfile
+
+growth: setup ## show that the server of a view does not grow over OPS operations (10 million)
+	$(GO) test -v -run '^TestNoGrowth$$' -count=1 -timeout 0 ./unionfs -growth.ops=$(OPS)
 
 clean: ## remove what was built
 	rm -rf bin

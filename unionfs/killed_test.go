@@ -36,6 +36,13 @@ func TestMain(m *testing.M) {
 		lockForTest(path)
 		return
 	}
+	if root := os.Getenv(growEnv); root != "" {
+		if err := growForTest(root, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "client:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(clientEnv) != "" {
 		if err := clientForTest(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "client:", err)
