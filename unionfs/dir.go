@@ -232,7 +232,7 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 	if err := at.Stat(dir.fd, name, &st); err != nil {
 		return ref{}, false, stale(err)
 	}
-	meta, err := fs.metacopyOf(d, dir.fd, e)
+	meta, err := fs.metacopyOf(d, dir.fd, e, &st)
 	if err != nil {
 		return ref{}, false, err
 	}

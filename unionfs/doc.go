@@ -42,7 +42,8 @@
 //
 // # Locks, in the order in which they are taken
 //
-//  1. node.copying, while a file is brought up; its parents came before it.
+//  1. node.copying, while a file is brought up, or later its data, or while the
+//     metadata of one without its data changes; its parents came before it.
 //     Nothing else is held when it is taken.
 //  2. FS.ns, for writing by what takes names away (unlink, rmdir, rename), for
 //     reading by what finds a file by its name. It is held during system calls on

@@ -173,7 +173,7 @@ func (t *indexed) openData(n Inum) (int, error) {
 	if err != nil {
 		return -1, stale(err)
 	}
-	return fd, nil
+	return checkData(t, n, fd)
 }
 
 // at opens the directory of one of n's names in the layer that has n.

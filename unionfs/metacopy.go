@@ -54,10 +54,10 @@ func (fs *FS) makesMetacopies() bool {
 		fs.opt.Override == NoOverride && fs.dialect == whiteout.Overlay
 }
 
-// metacopyOf tells whether the regular file name of the upper, in parent, has its
-// data below: nil if it has it itself.
-// Preconditions: fs.ns is held for reading, d.mu, the directory of parent, too.
-func (fs *FS) metacopyOf(d *upperDir, dir int, e *upperEntry) (*metacopy, error) {
+// metacopyOf tells whether the file e of the directory d of the upper, open as dir, has
+// its data below: nil if it has it itself. st is the file's.
+// Preconditions: fs.ns is held for reading, and d.mu.
+func (fs *FS) metacopyOf(d *upperDir, dir int, e *upperEntry, st *unix.Stat_t) (*metacopy, error) {
 	if e.kind != unix.S_IFREG {
 		return nil, nil
 	}
@@ -78,7 +78,14 @@ func (fs *FS) metacopyOf(d *upperDir, dir int, e *upperEntry) (*metacopy, error)
 		return nil, err
 	}
 	if !ok || fs.tree.kind(low) != unix.S_IFREG {
-		low = noInum
+		return &metacopy{noInum}, nil
+	}
+	var data unix.Stat_t
+	if err := fs.tree.stat(low, &data); err != nil {
+		return nil, err
+	}
+	if data.Size != st.Size && st.Size != 0 { // one that was being emptied when a crash came has none
+		low = noInum // what is missing would be read as zeros
 	}
 	return &metacopy{low}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -260,6 +261,9 @@ func TestMetacopyWithoutData(t *testing.T) {
 		{"nothing below", "", func(*testing.T, string) {}},
 		{"a directory below", "", func(t *testing.T, low string) { mkdir(t, low, "file") }},
 		{"a link below", "", func(t *testing.T, low string) { require.NoError(t, os.Symlink("other", filepath.Join(low, "file"))) }},
+		{"less data below", "", func(t *testing.T, low string) {
+			require.NoError(t, os.WriteFile(filepath.Join(low, "file"), []byte("short"), 0o644))
+		}},
 		{"no such path", "/no/such", func(*testing.T, string) {}},
 		{"out of the layer", "/../file", func(*testing.T, string) {}},
 		{"no name", "..", func(*testing.T, string) {}},
@@ -518,4 +522,111 @@ func TestNoMetacopy(t *testing.T) {
 			require.Equal(t, strings.Repeat("x", size), string(data))
 		})
 	}
+}
+
+// TestMetacopyParallel: many at once change metadata and data of the same files, read,
+// rename and link them. Each append is there once, behind the data of the layer.
+func TestMetacopyParallel(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	data := strings.Repeat("0123456789abcde\n", 1<<12)
+	const files = 12
+	for k := range files {
+		require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], fmt.Sprint(k)), []byte(data), 0o644))
+	}
+	opt := w.options()
+	opt.Whiteout, opt.Volatile = whiteout.Overlay, true
+	w.mount(t, opt)
+	var work sync.WaitGroup
+	for k := range files {
+		path := filepath.Join(w.mnt, fmt.Sprint(k))
+		for range 3 {
+			work.Go(func() {
+				require.NoError(t, os.Chmod(path, 0o600))
+				require.NoError(t, unix.Setxattr(path, "user.test", []byte("x"), 0))
+			})
+			work.Go(func() { require.NoError(t, appendTo(path, "more\n")) })
+			work.Go(func() {
+				have, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.True(t, strings.HasPrefix(string(have), data), "data of %s", path)
+			})
+		}
+		work.Go(func() { require.NoError(t, os.Link(path, path+".linked")) })
+	}
+	work.Wait()
+	check := func() {
+		for k := range files {
+			for _, name := range []string{"", ".linked"} {
+				path := filepath.Join(w.mnt, fmt.Sprint(k)+name)
+				have, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.True(t, string(have) == data+strings.Repeat("more\n", 3), "data of %s", path)
+				var st unix.Stat_t
+				require.NoError(t, unix.Stat(path, &st))
+				require.EqualValues(t, unix.S_IFREG|0o600, st.Mode)
+				_, err = unix.Getxattr(path, "user.test", make([]byte, 9))
+				require.NoError(t, err)
+			}
+		}
+	}
+	check()
+	w.unmount(t)
+	require.Empty(t, metacopies(t, w.upper))
+	w.mount(t, opt)
+	check()
+}
+
+// TestTimesWhileCompleting: a time that is set while the data of a file comes up is not
+// lost, though bringing it up puts back the times from before. Most operations wait for
+// each other in the kernel; an open that brings data up does not.
+func TestTimesWhileCompleting(t *testing.T) {
+	needsMode(t, Passthrough)
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	const files = 40
+	for k := range files {
+		require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], fmt.Sprint(k)), make([]byte, 300<<10), 0o644))
+	}
+	opt := w.options()
+	opt.Whiteout, opt.Volatile, opt.IO = whiteout.Overlay, true, Passthrough
+	w.mount(t, opt)
+	when := time.Unix(1e9, 5)
+	for k := range files {
+		path := filepath.Join(w.mnt, fmt.Sprint(k))
+		require.NoError(t, os.Chmod(path, 0o600))
+		var work sync.WaitGroup
+		work.Go(func() {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		})
+		work.Go(func() { require.NoError(t, os.Chtimes(path, when, when)) })
+		work.Wait()
+		info, err := os.Stat(filepath.Join(w.upper, fmt.Sprint(k)))
+		require.NoError(t, err)
+		require.True(t, info.ModTime().Equal(when), "%d: %v", k, info.ModTime())
+	}
+	require.Empty(t, metacopies(t, w.upper))
+}
+
+// TestMetacopyBeingEmptied: a crash may leave a file that was emptied with the mark on
+// it. What is written to it then is not behind the data of the layer.
+func TestMetacopyBeingEmptied(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(w.lowers[0], "file"), make([]byte, 100000), 0o644))
+	path := filepath.Join(w.upper, "file")
+	require.NoError(t, os.WriteFile(path, nil, 0o640))
+	require.NoError(t, unix.Setxattr(path, "user.overlay.metacopy", nil, 0))
+	w.mount(t, w.options())
+	data, err := os.ReadFile(filepath.Join(w.mnt, "file"))
+	require.NoError(t, err)
+	require.Empty(t, data)
+	require.NoError(t, appendTo(filepath.Join(w.mnt, "file"), "new"))
+	w.unmount(t)
+	require.Empty(t, metacopies(t, w.upper))
+	data, err = os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "new", string(data))
 }

@@ -22,8 +22,8 @@ type node struct {
 	kind uint32 // S_IFMT
 	ino  uint64
 
-	// copying is held while the file is brought up, and taken before any other
-	// lock: whoever needs the file in the upper waits here, and nobody else.
+	// copying is held while the file or its data is brought up, and taken before any
+	// other lock: whoever needs the file in the upper waits here, and nobody else.
 	copying sync.Mutex
 
 	upper atomic.Bool // the file is in the upper; it never goes back

@@ -25,7 +25,29 @@ func (t *Tree) data(n Inum, fd int) (int, error) {
 		return -1, err
 	}
 	fd, _, err = t.openData(n)
-	return fd, err
+	if err != nil {
+		return -1, err
+	}
+	return checkData(t, n, fd)
+}
+
+// checkData returns fd, which was opened as the data of the file n, if it has as many
+// bytes as the file. If not it closes it, and says EIO: what is missing would be read
+// as zeros.
+func checkData(t lowers, n Inum, fd int) (int, error) {
+	var data, meta unix.Stat_t
+	err := unix.Fstat(fd, &data)
+	if err == nil {
+		err = t.stat(n, &meta)
+	}
+	if err == nil && data.Size != meta.Size {
+		err = fmt.Errorf("open %q: the layer below has %d bytes of data for a file of %d: %w", t.path(n), data.Size, meta.Size, unix.EIO)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // read only
+		return -1, err
+	}
+	return fd, nil
 }
 
 // openData also tells how many blocks the data takes.
