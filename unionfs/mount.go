@@ -93,6 +93,7 @@ func (s *Server) Mode() Mode { return s.fs.opt.IO }
 func (s *Server) Transport() Transport { return s.transport }
 
 func (s *Server) serve() {
+	go func() { _ = growTable(fdLimit()) }() // without it only the opens that find it full are slow
 	s.server.Serve()
 	if s.uring != nil {
 		s.uring.wait()
