@@ -18,7 +18,7 @@ type part struct {
 }
 
 // findData finds the data of the files in d that have only their metadata where they
-// were found. What no layer has stays without.
+// were found. What no layer has stays without, and data of another size is none.
 // Preconditions: all parts of d are known.
 func (b *builder) findData(d *dir) error {
 	for i := range d.entries {
@@ -38,6 +38,9 @@ func (b *builder) findData(d *dir) error {
 		_ = unix.Close(fd) // read only
 		if err != nil {
 			return fmt.Errorf("data of %q: %w", e.name, err)
+		}
+		if uint64(st.Size) != e.size {
+			continue
 		}
 		if e.blocks*512 < e.size { // else it takes space itself, and the merged tree does not ask
 			e.blocks = uint64(st.Blocks)
