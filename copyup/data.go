@@ -19,7 +19,7 @@ func (s *Staged) makeRegular() (err error) {
 	// The mode it is to have, if that lets us set attributes: chmod is then saved.
 	// Nobody else can reach it in the work directory.
 	mode := j.Stat.Mode&0o777 | 0o600
-	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode); err != nil {
+	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOATIME, mode); err != nil {
 		return err
 	}
 	if err := unix.Fstat(s.file, &s.made); err != nil {
@@ -84,7 +84,7 @@ func (j *Job) openData() (int, error) {
 	if j.OpenData != nil {
 		return j.OpenData()
 	}
-	return at.Open(j.Lower, j.LowerName, unix.O_RDONLY, 0)
+	return at.Open(j.Lower, j.LowerName, unix.O_RDONLY|unix.O_NOATIME, 0)
 }
 
 // smallFile is the size up to which a file is not worth the try to share it: one

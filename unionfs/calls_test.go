@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -140,6 +141,39 @@ func TestWorkHandsNothingDown(t *testing.T) {
 	info, err := os.Stat(filepath.Join(w.mnt, "file"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o644), info.Mode())
+}
+
+// TestReadingLeavesNoTrace: neither in the layers nor in the upper, where the file
+// systems below would note the time of a first read.
+func TestReadingLeavesNoTrace(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	old := time.Unix(1000, 0)
+	places := []string{w.upper, w.lowers[0]}
+	var all []string
+	for _, root := range places {
+		dir := filepath.Join(root, filepath.Base(root))
+		mkdir(t, root, filepath.Base(root))
+		file := filepath.Join(dir, "file")
+		require.NoError(t, os.WriteFile(file, []byte("some data"), 0o644))
+		for _, path := range []string{file, dir} {
+			require.NoError(t, os.Chtimes(path, old, time.Unix(2000, 0)))
+			all = append(all, path)
+		}
+	}
+	w.mount(t, w.options())
+	for _, root := range places {
+		dir := filepath.Join(w.mnt, filepath.Base(root))
+		_, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		_, err = os.ReadFile(filepath.Join(dir, "file"))
+		require.NoError(t, err)
+	}
+	for _, path := range all {
+		var st unix.Stat_t
+		require.NoError(t, unix.Lstat(path, &st))
+		require.Equal(t, old.Unix(), st.Atim.Sec, path)
+	}
 }
 
 // TestACLIsChecked: a list lets in, and keeps out, whom it names. The kernel

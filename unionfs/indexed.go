@@ -169,7 +169,7 @@ func (t *indexed) openData(n Inum) (int, error) {
 	if !ok {
 		return -1, fmt.Errorf("open %q: no layer has its data: %w", t.path(n), unix.EIO)
 	}
-	fd, err := at.Beneath(t.roots[layer], place, unix.O_RDONLY|unix.O_NONBLOCK)
+	fd, err := at.Beneath(t.roots[layer], place, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME)
 	if err != nil {
 		return -1, stale(err)
 	}
@@ -190,7 +190,7 @@ func (t *indexed) at(n Inum, fn func(dir int, name string) error) error {
 	key := fdKey{lowerDirFD, uint16(layer), uint64(parent)}
 	dir := t.fds.get(key, false)
 	if dir == nil {
-		fd, err := at.Beneath(t.roots[layer], path.Dir(place), unix.O_RDONLY|unix.O_DIRECTORY)
+		fd, err := at.Beneath(t.roots[layer], path.Dir(place), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME)
 		if err != nil {
 			return stale(err)
 		}

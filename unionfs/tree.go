@@ -204,7 +204,7 @@ func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
 	if o := t.fds.get(key, false); o != nil {
 		return o, nil
 	}
-	fd, err := at.Beneath(t.roots[layer], t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := at.Beneath(t.roots[layer], t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME)
 	if err != nil {
 		return nil, stale(err)
 	}
@@ -283,11 +283,7 @@ func (t *Tree) open(n Inum) (fd int, err error) {
 
 // openLower opens a file of a layer for reading, without a trace where we may.
 func openLower(dir int, name string) (int, error) {
-	fd, err := at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) { // O_NOATIME is for owners
-		return at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	}
-	return fd, err
+	return at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
 }
 
 // checkOpened returns fd, which was opened as the file n, if it is that file as it

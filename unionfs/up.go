@@ -300,9 +300,9 @@ func (fs *FS) lowerFile(low Inum) (*openFD, error) {
 // openUpperFile opens a regular file of the upper.
 // Preconditions: fs.ns is held for reading.
 func (fs *FS) openUpperFile(n *node, writable bool) (fd int, err error) {
-	flags := unix.O_RDONLY
+	flags := unix.O_RDONLY | unix.O_NOATIME // the kernel sees to access times, or nobody
 	if writable {
-		flags = unix.O_RDWR
+		flags = unix.O_RDWR | unix.O_NOATIME
 	}
 	err = fs.atUpper(n, func(dir int, name string) (err error) {
 		fd, err = openFile(dir, name, flags)

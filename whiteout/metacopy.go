@@ -135,6 +135,6 @@ func dataIn(root int, parent, name string) (fd int, below Marks, err error) {
 	if err != nil || marks.Metacopy {
 		return -1, Marks{Opaque: hidden && marks.Redirect == "", Redirect: marks.Redirect}, err
 	}
-	fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	fd, err = at.Open(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOATIME, 0)
 	return fd, below, err
 }

@@ -29,14 +29,27 @@ func again(fn func() error) error {
 	}
 }
 
+// quietly calls open with flags; without O_NOATIME if that is among them and the file
+// is somebody else's, who may not be deceived (open(2)).
+func quietly(flags int, open func(flags int) (int, error)) (fd int, err error) {
+	try := func() error {
+		fd, err = open(flags | unix.O_CLOEXEC)
+		return err
+	}
+	if err = again(try); err == unix.EPERM && flags&unix.O_NOATIME != 0 {
+		flags &^= unix.O_NOATIME
+		err = again(try)
+	}
+	return fd, err
+}
+
 // Open opens name in dir with flags (O_RDONLY, O_CREAT, O_PATH, …) and, where
 // it creates, mode before the umask. It never follows a symbolic link: one in
-// the place of name gives ELOOP, unless flags has O_PATH.
+// the place of name gives ELOOP, unless flags has O_PATH. O_NOATIME counts where it is
+// allowed.
 func Open(dir int, name string, flags int, mode uint32) (int, error) {
-	fd := -1
-	err := again(func() (err error) {
-		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, mode)
-		return err
+	fd, err := quietly(flags, func(flags int) (int, error) {
+		return unix.Openat(dir, name, flags|unix.O_NOFOLLOW, mode)
 	})
 	if err != nil {
 		return -1, pathError("open", name, err)
@@ -44,9 +57,10 @@ func Open(dir int, name string, flags int, mode uint32) (int, error) {
 	return fd, nil
 }
 
-// OpenDir opens the directory name in dir for reading.
+// OpenDir opens the directory name in dir for reading, which leaves its access time
+// alone where that is allowed.
 func OpenDir(dir int, name string) (int, error) {
-	return Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	return Open(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME, 0)
 }
 
 // OpenRoot opens the directory at path, which may be absolute and may lead
@@ -68,7 +82,8 @@ const maxChunk = 4000
 
 // Beneath opens path, several components relative to dir, without following
 // any symbolic link and without leaving dir. "" and "." are dir itself, opened
-// anew. Paths longer than PATH_MAX are walked in pieces.
+// anew. Paths longer than PATH_MAX are walked in pieces. O_NOATIME counts where it is
+// allowed.
 func Beneath(dir int, path string, flags int) (int, error) {
 	if path == "" {
 		path = "."
@@ -89,17 +104,15 @@ func Beneath(dir int, path string, flags int) (int, error) {
 }
 
 func openBeneath(dir int, path string, flags int) (int, error) {
-	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	fd := -1
-	err := again(func() (err error) {
-		fd, err = unix.Openat2(dir, path, &how)
+	fd, err := quietly(flags, func(flags int) (int, error) {
+		fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+			Flags:   uint64(flags | unix.O_NOFOLLOW),
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
 		if err == unix.EAGAIN { // a rename raced with the resolution
-			return unix.EINTR
+			err = unix.EINTR
 		}
-		return err
+		return fd, err
 	})
 	if err == unix.ENOSYS {
 		return walkBeneath(dir, path, flags)
@@ -138,14 +151,11 @@ func walkBeneath(dir int, path string, flags int) (int, error) {
 }
 
 // Reopen opens the file behind fd again with flags. It reaches the file itself,
-// whatever its name is now, also an unlinked one.
+// whatever its name is now, also an unlinked one. O_NOATIME counts where it is
+// allowed.
 func Reopen(fd int, flags int) (int, error) {
-	n := -1
 	path := procFD(fd)
-	err := again(func() (err error) {
-		n, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
-		return err
-	})
+	n, err := quietly(flags, func(flags int) (int, error) { return unix.Open(path, flags, 0) })
 	if err != nil {
 		return -1, pathError("open", path, err)
 	}
@@ -172,12 +182,12 @@ func Statx(dir int, name string, mask int, st *unix.Statx_t) error {
 }
 
 // Tempfile makes a regular file without a name (O_TMPFILE) on the file system of
-// dir, open for reading and writing, with mode before the umask. [LinkFD] gives it
-// a name.
+// dir, open for reading and writing, with mode before the umask; reading leaves its
+// access time alone. [LinkFD] gives it a name.
 func Tempfile(dir int, mode uint32) (int, error) {
 	fd := -1
 	err := again(func() (err error) {
-		fd, err = unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, mode)
+		fd, err = unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_NOATIME|unix.O_CLOEXEC, mode)
 		return err
 	})
 	if err != nil {

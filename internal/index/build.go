@@ -100,7 +100,7 @@ func (b *builder) device(dev uint64) uint64 {
 
 // open opens a part.
 func (b *builder) open(p part) (int, error) {
-	return at.Beneath(b.roots[p.layer], p.path, unix.O_RDONLY|unix.O_DIRECTORY)
+	return at.Beneath(b.roots[p.layer], p.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME)
 }
 
 // mergeAll merges the root and every directory below it, several at once.
