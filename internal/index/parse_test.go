@@ -38,6 +38,7 @@ func sample(t testing.TB) []byte {
 		require.NoError(t, unix.Mkfifo(filepath.Join(root, "fifo"), 0o600))
 		for name, redirect := range map[string]string{"both/meta": "/was/here/deep/1", "lost": "no such"} {
 			file(name)
+			require.NoError(t, os.Truncate(filepath.Join(root, name), int64(len("was/here/deep/1")))) // the size of the data
 			require.NoError(t, unix.Setxattr(filepath.Join(root, name), "user.overlay.metacopy", nil, 0))
 			require.NoError(t, unix.Setxattr(filepath.Join(root, name), "user.overlay.redirect", []byte(redirect), 0))
 		}
