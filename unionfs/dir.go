@@ -112,7 +112,9 @@ func (fs *FS) readUpper(n *node, d *upperDir) error {
 	return nil
 }
 
-// insertLocked puts e in the place of whatever has its name.
+// insertLocked puts e in the place of whatever has its name. Among the added names it
+// comes last, or where e.seq says: a name that a rename gives to another file stays
+// where it is, so that who reads the directory meanwhile sees it once.
 // Preconditions: d.mu is held.
 func (fs *FS) insertLocked(d *upperDir, e *upperEntry) error {
 	old := d.entries[e.name]
@@ -127,12 +129,25 @@ func (fs *FS) insertLocked(d *upperDir, e *upperEntry) error {
 	if e.origin != noInum {
 		d.origins.Add(1)
 	}
-	if !inLower && !e.hidden {
+	if inLower || e.hidden {
+		return nil
+	}
+	if e.seq == 0 {
 		d.nextSeq++
 		e.seq = d.nextSeq
-		d.added = append(d.added, e)
 	}
+	k, _ := slices.BinarySearchFunc(d.added, e.seq, bySeq)
+	d.added = slices.Insert(d.added, k, e)
 	return nil
+}
+
+// seqOf is the place of a name among the added ones; 0 if it has none there.
+// Preconditions: d.mu is held, or fs.ns for writing.
+func (d *upperDir) seqOf(name string) uint64 {
+	if e := d.entries[name]; e != nil {
+		return e.seq
+	}
+	return 0
 }
 
 // takeOutLocked removes e, leaving no mark of it.

@@ -198,13 +198,14 @@ func (fs *FS) moveDirOnto(from, to *victim, whiteoutStays bool) (trash string, e
 // noteMove makes the directories in memory say what the upper says now.
 // Preconditions: fs.ns is held for writing.
 func (fs *FS) noteMove(from, to *victim) error {
+	seq := to.d.seqOf(to.name)
 	if to.found {
 		if err := fs.leaveLocked(to); err != nil {
 			return err
 		}
 	}
 	n, old := from.r.n, from.d.entries[from.name]
-	moved := &upperEntry{name: to.name, kind: old.kind, origin: old.origin, ino: old.ino, node: n}
+	moved := &upperEntry{name: to.name, kind: old.kind, origin: old.origin, ino: old.ino, node: n, seq: seq}
 	n.addPlace(place{to.parent, to.name}) // before the old one goes: it is never without
 	fs.unplaceLocked(from)
 	if from.inLower {
@@ -235,8 +236,8 @@ func (fs *FS) exchange(a, b *victim) error {
 		return err
 	}
 	ea, eb := a.d.entries[a.name], b.d.entries[b.name]
-	toB := &upperEntry{name: b.name, kind: ea.kind, origin: ea.origin, ino: ea.ino, node: a.r.n, marker: eb.marker}
-	toA := &upperEntry{name: a.name, kind: eb.kind, origin: eb.origin, ino: eb.ino, node: b.r.n, marker: ea.marker}
+	toB := &upperEntry{name: b.name, kind: ea.kind, origin: ea.origin, ino: ea.ino, node: a.r.n, marker: eb.marker, seq: eb.seq}
+	toA := &upperEntry{name: a.name, kind: eb.kind, origin: eb.origin, ino: eb.ino, node: b.r.n, marker: ea.marker, seq: ea.seq}
 	a.r.n.addPlace(place{b.parent, b.name})
 	b.r.n.addPlace(place{a.parent, a.name})
 	fs.unplaceLocked(a)
