@@ -157,7 +157,8 @@ func (o *openFD) close() { _ = unix.Close(o.fd) }
 // spareFDs is about what a process has open beside the cache.
 const spareFDs = 64
 
-// growTable makes the process's table of descriptors large enough for a full cache.
+// growTable makes the process's table of descriptors large enough for a full cache, or
+// whatever limit counts.
 // The kernel doubles it when it is full, and the one who opens waits until all
 // processors have noticed, 5 to 8 ms: five times on the way to 4096.
 func growTable(limit int) error {

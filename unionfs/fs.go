@@ -52,7 +52,11 @@ type FS struct {
 // newFS opens the layers and prepares the work directory. The options have been
 // checked.
 func newFS(opt Options) (*FS, error) {
-	fds := newFDCache(fdLimit())
+	limit, err := fdLimit(len(opt.Lowers))
+	if err != nil {
+		return nil, err
+	}
+	fds := newFDCache(limit)
 	tree, err := openLowers(&opt, fds)
 	if err != nil {
 		return nil, err

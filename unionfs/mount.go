@@ -93,7 +93,8 @@ func (s *Server) Mode() Mode { return s.fs.opt.IO }
 func (s *Server) Transport() Transport { return s.transport }
 
 func (s *Server) serve() {
-	go func() { _ = growTable(fdLimit()) }() // without it only the opens that find it full are slow
+	most := s.fs.fds.max + len(s.fs.opt.Lowers)
+	go func() { _ = growTable(most) }() // without it only the opens that find it full are slow
 	s.server.Serve()
 	if s.uring != nil {
 		s.uring.wait()

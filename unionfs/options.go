@@ -208,12 +208,21 @@ func within(dir, path string) bool {
 	return path != dir && strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// fdLimit is how many descriptors the cache may keep: half of what the process
-// may open, at most 4096.
-func fdLimit() int {
+// leastFDs is the smallest cache of descriptors that a view gets along with.
+const leastFDs = 32
+
+// fdLimit is how many descriptors the cache of a union of so many layers may keep: half
+// of what the process may open beside the layers themselves, at most 4096. Too few is
+// an error.
+func fdLimit(layers int) (int, error) {
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-		return 256
+		return 256, nil // enough, and not too many where the limit is the usual 1024
 	}
-	return int(min(r.Cur/2, 4096))
+	rest := int(min(r.Cur, 1<<20)) - layers - spareFDs
+	if rest < 2*leastFDs {
+		return 0, fmt.Errorf("a union of %d directories needs %d open files, and this process may have %d: raise its limit with \"ulimit -n\": %w",
+			layers, layers+spareFDs+2*leastFDs, r.Cur, unix.EMFILE)
+	}
+	return min(rest/2, 4096), nil
 }

@@ -88,7 +88,11 @@ func (d *lowerDir) find(name string) (int, bool) {
 
 // OpenTree opens the union of lowers, top first. The caller closes the tree.
 func OpenTree(lowers []Lower) (*Tree, error) {
-	return openTree(lowers, newFDCache(fdLimit()))
+	limit, err := fdLimit(len(lowers))
+	if err != nil {
+		return nil, err
+	}
+	return openTree(lowers, newFDCache(limit))
 }
 
 func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {

@@ -59,6 +59,7 @@ func (m *merge) layers(layers []uint16) error {
 		m.prefix = p + "/"
 	}
 	i := m.tree.inode(m.dir)
+	i.parts, i.moved = nil, nil // of an attempt that failed
 	for len(layers) > 0 {
 		layer := layers[0]
 		i.parts = append(i.parts, layer)

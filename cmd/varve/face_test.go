@@ -399,7 +399,7 @@ func TestFaceKilled(t *testing.T) {
 // TestFaceManyLayers: 500 lower directories, the first on top.
 func TestFaceManyLayers(t *testing.T) {
 	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {
-		s.shell("for i in $(seq 500); do mkdir l$i; echo $i > l$i/all; echo $i > l$i/only$i; done")
+		s.shell("seq 500 | sed s/^/l/ | xargs mkdir; for i in $(seq 500); do echo $i > l$i/all; echo $i > l$i/only$i; done")
 		var lowers []string
 		for i := range 500 {
 			lowers = append(lowers, fmt.Sprintf("l%d", i+1))
@@ -408,6 +408,35 @@ func TestFaceManyLayers(t *testing.T) {
 		require.Equal(t, "1\n500\n501\n", s.shell("cat merged/all merged/only500; ls merged | wc -l"))
 		s.shell("echo x >> merged/only499; fusermount3 -u merged")
 		require.Equal(t, "499\nx\n", read(t, s.path("up/only499")))
+		s.gone()
+	})
+}
+
+// TestFaceFewDescriptors: 500 lower directories with paths as long as those of
+// containers/storage, by a process that may open 1024 files: it does with what the
+// layers leave. Where they leave too few, it says so.
+func TestFaceFewDescriptors(t *testing.T) {
+	asUsers(t, "fuse-overlayfs", func(t *testing.T, s *stack) {
+		const id = "1d1eb1d8f9a54e8a9d0fe0b3a7bd7d1c4e2a8e3a9f61c3d5b0e7a4c6f8d2e" // 61 digits
+		s.shell("seq 100 599 | sed 's|.*|overlay/" + id + "&/diff/dir|' | xargs mkdir -p; for i in $(seq 100 599); do echo $i > overlay/" + id + "$i/diff/dir/f$i; done")
+		var lowers []string
+		for i := range 500 {
+			lowers = append(lowers, s.path(fmt.Sprintf("overlay/%s%d/diff", id, 100+i)))
+		}
+		options := "lowerdir=" + strings.Join(lowers, ":") + ",upperdir=up,workdir=work"
+		limited := func(files int) (stderr string, code int) {
+			_, stderr, code = s.run("prlimit", fmt.Sprintf("--nofile=%d", files), s.face, "-o", options, "merged")
+			return stderr, code
+		}
+		stderr, code := limited(1024)
+		require.Zero(t, code, stderr)
+		require.Equal(t, "500\n50\n", s.shell("cat merged/dir/* | wc -l; for f in merged/dir/f1[0-4]*; do echo x >> $f; done; ls up/dir | wc -l"))
+		s.shell("fusermount3 -u merged")
+		s.gone()
+		stderr, code = limited(500)
+		require.NotZero(t, code)
+		require.Contains(t, stderr, "needs 628 open files")
+		require.Contains(t, stderr, "ulimit -n")
 		s.gone()
 	})
 }
