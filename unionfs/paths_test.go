@@ -19,7 +19,7 @@ import (
 // and one of many names.
 var deepPaths = map[string][]string{
 	"long names":  repeat(strings.Repeat("n", 255), 15),
-	"many names":  repeat("ddd", 1000),
+	"many names":  repeat("sixteen letters ", 240),
 	"beyond 4096": repeat(strings.Repeat("n", 255), 20), // by directory descriptors alone
 }
 
