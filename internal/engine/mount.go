@@ -37,7 +37,6 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	tuneForServing()
 	unix.Umask(0) // the modes of new files are the callers', and come with the umask of those
 	stats, err := listenStats(opt.stats)
 	if err != nil {
@@ -48,6 +47,7 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	tuneForServing()
 	go stats.serve(server, mountpoint)
 	if opt.view.IO == unionfs.Auto {
 		fmt.Fprintf(os.Stderr, "varve: io=%v\n", server.Mode())

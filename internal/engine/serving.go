@@ -5,7 +5,8 @@ import (
 	"runtime/debug"
 )
 
-// tuneForServing sets this process up to serve a view.
+// tuneForServing sets this process up to serve a view that was mounted: go-fuse takes
+// the number of its readers from that of processors then.
 //
 // Requests are read by several threads that block in read(2). Each keeps a Go
 // processor while it does, so with as many as the machine has there is none idle,
