@@ -256,6 +256,10 @@ func writeFile(o task, p string) error {
 	if err != nil {
 		return err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		return errors.Join(err, unix.Close(fd)) // the time of a FIFO differs, see docs/posix.md
+	}
 	_, err = unix.Write(fd, o.Data)
 	return errors.Join(err, unix.Close(fd))
 }

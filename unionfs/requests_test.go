@@ -27,8 +27,9 @@ func (c *counter) Write(line []byte) (int, error) {
 	for i, f := range fields {
 		if f == "rx" && i+2 < len(fields) {
 			c.mu.Lock()
-			// FORGET and RELEASE come when the kernel pleases, and nobody waits for them.
-			if op := fields[i+2]; !strings.Contains(string(line), "FORGET") && op != "RELEASE" {
+			// FORGET and RELEASE come when the kernel pleases, and nobody waits for them;
+			// INTERRUPT, when a signal meets a test that waits, such as those of Go's scheduler.
+			if op := fields[i+2]; !strings.Contains(string(line), "FORGET") && op != "RELEASE" && op != "INTERRUPT" {
 				c.byOp[op]++
 				c.total++
 			}
