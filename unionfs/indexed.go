@@ -200,5 +200,18 @@ func (t *indexed) at(n Inum, fn func(dir int, name string) error) error {
 	return stale(fn(dir.fd, path.Base(place)))
 }
 
+func (t *indexed) unchanged(n Inum) error {
+	return t.at(n, func(dir int, name string) error {
+		var st unix.Stat_t
+		if n == 0 {
+			return nil // it is open since the index is
+		}
+		if err := at.Stat(dir, name, &st); err != nil {
+			return err
+		}
+		return checkSame(t, n, &st, false)
+	})
+}
+
 func (t *indexed) unique(dev, ino uint64) uint64 { return t.devs.ino(dev, ino) }
 func (t *indexed) rootFD() int                   { return t.roots[0] }

@@ -43,6 +43,9 @@ type lowers interface {
 	// it; for the root with the root itself and "".
 	at(n Inum, fn func(dir int, name string) error) error
 
+	// unchanged is ESTALE if the layer has another file by now where it had n.
+	unchanged(n Inum) error
+
 	// unique makes an inode number unique over the devices of layers and upper.
 	unique(dev, ino uint64) uint64
 	rootFD() int // of the top layer

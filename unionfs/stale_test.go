@@ -2,6 +2,7 @@ package unionfs
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,12 +56,18 @@ var changes = map[string]func(t *testing.T, layer string){
 func TestLayerChanges(t *testing.T) {
 	for name, change := range changes {
 		for _, indexed := range []bool{false, true} {
-			t.Run(name+map[bool]string{true: ", index"}[indexed], func(t *testing.T) { layerChanges(t, change, indexed) })
+			t.Run(name+map[bool]string{true: ", index"}[indexed], func(t *testing.T) { layerChanges(t, Cached, change, indexed) })
+		}
+		for _, mode := range otherModes {
+			t.Run(name+", "+mode.String(), func(t *testing.T) {
+				needsMode(t, mode)
+				layerChanges(t, mode, change, false)
+			})
 		}
 	}
 }
 
-func layerChanges(t *testing.T, change func(t *testing.T, layer string), indexed bool) {
+func layerChanges(t *testing.T, mode Mode, change func(t *testing.T, layer string), indexed bool) {
 	testenv.CheckLeaks(t)
 	w := newWorld(t, 2)
 	data := bytes.Repeat([]byte("lower data\n"), 500)
@@ -74,6 +81,7 @@ func layerChanges(t *testing.T, change func(t *testing.T, layer string), indexed
 		require.NoError(t, os.Chtimes(path, old, old))
 	}
 	opt := w.options()
+	opt.IO = mode
 	if indexed {
 		indexLayers(t, &opt, filepath.Join(filepath.Dir(w.mnt), "index"))
 	}
@@ -97,7 +105,7 @@ func layerChanges(t *testing.T, change func(t *testing.T, layer string), indexed
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err == nil {
 		_, err = f.Write([]byte("x"))
-		require.NoError(t, f.Close())
+		err = errors.Join(err, f.Close()) // which tells, in writeback
 	}
 	require.ErrorIs(t, err, unix.ESTALE, "append")
 	require.NoFileExists(t, filepath.Join(w.upper, "dir/file"))
@@ -108,4 +116,55 @@ func layerChanges(t *testing.T, change func(t *testing.T, layer string), indexed
 	n, err := open.ReadAt(got, 0)
 	require.NoError(t, err)
 	require.Equal(t, string(data), string(got[:n]))
+}
+
+// TestNamedThingsChange: what of a layer's file is read by its name, the target of a
+// link and attributes, is not another file's, nor is it brought up: it is as it was, or
+// ESTALE.
+func TestNamedThingsChange(t *testing.T) {
+	for _, indexed := range []bool{false, true} {
+		t.Run(map[bool]string{false: "merged as needed", true: "index"}[indexed], func(t *testing.T) {
+			testenv.CheckLeaks(t)
+			w := newWorld(t, 1)
+			fill := func(dir, text string, size int) {
+				file := filepath.Join(dir, "file")
+				require.NoError(t, os.WriteFile(file, make([]byte, size), 0o644))
+				require.NoError(t, unix.Setxattr(file, "user.test", []byte(text), 0))
+				require.NoError(t, os.Symlink(text, filepath.Join(dir, "link")))
+				require.NoError(t, os.Symlink(text, filepath.Join(dir, "moved")))
+			}
+			fill(w.lowers[0], "before", 100<<10)
+			opt := w.options()
+			if indexed {
+				indexLayers(t, &opt, filepath.Join(t.TempDir(), "index"))
+			}
+			w.mount(t, opt)
+			for _, name := range []string{"file", "link", "moved"} {
+				_, err := os.Lstat(filepath.Join(w.mnt, name)) // known, and not read
+				require.NoError(t, err)
+				require.NoError(t, os.Remove(filepath.Join(w.lowers[0], name)))
+			}
+			fill(w.lowers[0], "someone", 100<<10+1)
+
+			oldOrStale := func(got string, err error) {
+				if err != nil {
+					require.ErrorIs(t, err, unix.ESTALE)
+				} else {
+					require.Equal(t, "before", got)
+				}
+			}
+			oldOrStale(os.Readlink(filepath.Join(w.mnt, "link")))
+			oldOrStale(getxattr(filepath.Join(w.mnt, "file"), "user.test"))
+			if list, err := listXattrs(filepath.Join(w.mnt, "file")); err != nil || !indexed {
+				require.ErrorIs(t, err, unix.ESTALE, list)
+			}
+			require.ErrorIs(t, os.Chmod(filepath.Join(w.mnt, "file"), 0o600), unix.ESTALE) // would bring up attributes
+			require.ErrorIs(t, os.Rename(filepath.Join(w.mnt, "moved"), filepath.Join(w.mnt, "to")), unix.ESTALE)
+			for _, dir := range []string{w.upper, filepath.Join(w.work, "work")} {
+				left, err := os.ReadDir(dir)
+				require.NoError(t, err)
+				require.Empty(t, left)
+			}
+		})
+	}
 }

@@ -291,28 +291,63 @@ func openLower(dir int, name string) (int, error) {
 }
 
 // checkOpened returns fd, which was opened as the file n, if it is that file as it
-// was. If not it closes it, and says ESTALE. A file system may use an inode number
-// again at once, so size and time are compared, too; but not in a live layer, whose
-// files may be written to.
+// was. If not it closes it, and says ESTALE.
 func checkOpened(t lowers, n Inum, fd int, live bool) (int, error) {
-	var st, known unix.Stat_t
+	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
 	if err == nil {
-		err = t.stat(n, &known)
+		err = checkSame(t, n, &st, live)
 	}
-	same := st.Mode&unix.S_IFMT == unix.S_IFREG && t.unique(st.Dev, st.Ino) == t.ino(n)
-	if err != nil || !same || !live && (st.Size != known.Size || st.Mtim != known.Mtim) {
+	if err != nil {
 		_ = unix.Close(fd) // read only
-		return -1, fmt.Errorf("open %q: it changed below the union: %w", t.path(n), unix.ESTALE)
+		return -1, err
 	}
 	return fd, nil
+}
+
+// checkSame is ESTALE if st is not of the file n as it was. A file system may use an
+// inode number again at once, so size and time are compared, too; but not in a live
+// layer, whose files may be written to. Of a directory only that it is one counts:
+// overlayfs as a layer gives some of them new numbers.
+func checkSame(t lowers, n Inum, st *unix.Stat_t, live bool) error {
+	var known unix.Stat_t
+	if err := t.stat(n, &known); err != nil {
+		return err
+	}
+	same := st.Mode&unix.S_IFMT == known.Mode&unix.S_IFMT
+	if same && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		same = t.unique(st.Dev, st.Ino) == t.ino(n) && (live || st.Size == known.Size && st.Mtim == known.Mtim)
+	}
+	if !same {
+		return fmt.Errorf("%q: it changed below the union: %w", t.path(n), unix.ESTALE)
+	}
+	return nil
+}
+
+func (t *Tree) unchanged(n Inum) error {
+	return t.at(n, func(dir int, name string) error { return t.checkNamed(n, dir, name) })
+}
+
+// checkNamed is unchanged for where at says that n is. Who reads something by name asks
+// afterwards: a file that is still there then was there all the time.
+func (t *Tree) checkNamed(n Inum, dir int, name string) error {
+	if n == 0 {
+		return nil // it is open since the tree is
+	}
+	var st unix.Stat_t
+	if err := t.override.statHere(dir, name, &st); err != nil {
+		return err
+	}
+	return checkSame(t, n, &st, t.layers[t.inode(n).layers[0]].live)
 }
 
 // readlink returns the target of the symbolic link n.
 func (t *Tree) readlink(n Inum) (target string, err error) {
 	err = t.at(n, func(dir int, name string) (err error) {
-		target, err = at.Readlink(dir, name)
-		return err
+		if target, err = at.Readlink(dir, name); err != nil {
+			return err
+		}
+		return t.checkNamed(n, dir, name)
 	})
 	return target, err
 }

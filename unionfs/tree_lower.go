@@ -1,6 +1,7 @@
 package unionfs
 
 import (
+	"cmp"
 	"iter"
 	"strings"
 
@@ -46,7 +47,7 @@ func (t *Tree) getxattr(n Inum, attr string) (value []byte, err error) {
 	}
 	err = t.at(n, func(dir int, name string) (err error) {
 		value, err = at.Getxattr(dir, name, attr)
-		return err
+		return cmp.Or(t.checkNamed(n, dir, name), err)
 	})
 	return value, err
 }
@@ -57,7 +58,7 @@ func (t *Tree) listxattr(n Inum) (names []string, err error) {
 	}
 	err = t.at(n, func(dir int, name string) (err error) {
 		names, err = at.Listxattr(dir, name)
-		return err
+		return cmp.Or(t.checkNamed(n, dir, name), err)
 	})
 	return names, err
 }

@@ -55,6 +55,10 @@ func (fs *FS) bringUp(r ref, data need) (*node, error) {
 		return nil, err
 	}
 	defer staged.Close()
+	if err := fs.tree.unchanged(n.low); err != nil { // attributes and links are read by name
+		staged.Discard()
+		return nil, err
+	}
 	if err := fs.settle(n, names, staged); err != nil {
 		return n, err
 	}
