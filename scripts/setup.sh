@@ -17,6 +17,12 @@ if [ "${1:-test}" = test ]; then
 	need mmdebstrap mmdebstrap
 	need setfattr attr
 	need getfacl acl
+	need rsync rsync
+	need git git
+	need gcc gcc
+	need make make
+	need setcap libcap2-bin
+	need sqlite3 sqlite3
 	need useradd passwd
 	need podman podman
 	need buildah buildah
