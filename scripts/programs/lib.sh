@@ -45,6 +45,7 @@ copy() { mkdir -p "$2" && rsync -aHAXS --numeric-ids "$1/" "$2/"; }
 split() {
 	local tree=$1 k n=0 type inode links name
 	mkdir -p "$DIR/l1" "$DIR/l2" "$DIR/l3"
+	: | tee "$DIR/list1" "$DIR/list2" >"$DIR/list3"
 	while IFS=/ read -r -d '' type inode links name; do
 		n=$((n + 1))
 		case $type in
