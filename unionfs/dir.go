@@ -161,8 +161,19 @@ func (d *upperDir) takeOutLocked(e *upperEntry) {
 		return
 	}
 	if k, ok := slices.BinarySearchFunc(d.added, e.seq, bySeq); ok {
-		d.added = slices.Delete(d.added, k, k+1)
+		d.added = deleteAt(d.added, k)
 	}
+}
+
+// deleteAt removes one element by moving the fewer others: who removes all names of a
+// directory does so from its front.
+func deleteAt(list []*upperEntry, k int) []*upperEntry {
+	if k >= len(list)/2 {
+		return slices.Delete(list, k, k+1)
+	}
+	copy(list[1:k+1], list[:k])
+	list[0] = nil
+	return list[1:]
 }
 
 func bySeq(e *upperEntry, seq uint64) int {
