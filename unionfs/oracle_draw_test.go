@@ -178,11 +178,8 @@ var draws = map[string]func(rt *rapid.T, o *task){
 
 // drawn are the operations as often as they are drawn.
 var drawn = func() []string {
-	list := slices.Sorted(maps.Keys(draws))
-	for _, often := range []string{"rename", "rename", "open", "open", "write", "write", "mkdir", "unlink", "link", "lstat"} {
-		list = append(list, often)
-	}
-	return list
+	return append(slices.Sorted(maps.Keys(draws)),
+		"rename", "rename", "open", "open", "write", "write", "mkdir", "unlink", "link", "lstat")
 }()
 
 // draw draws one operation in one region.
