@@ -266,6 +266,21 @@ func (fs *FS) adopt(parent *node, d *upperDir, name string) (ref, bool, error) {
 	return ref{e.node, e.node.low}, true, nil
 }
 
+// lowerBehind finds the lower file of a name of the upper: where its redirect says,
+// byPath if that begins at the root, or else by the name itself.
+// Preconditions: d.mu is held.
+func (fs *FS) lowerBehind(d *upperDir, e *upperEntry, redirect string, byPath func(lowers, string) (Inum, bool, error)) (Inum, bool, error) {
+	switch {
+	case strings.HasPrefix(redirect, "/"):
+		return byPath(fs.tree, redirect)
+	case redirect != "":
+		return fs.lowerChild(d, redirect)
+	case !e.marker:
+		return fs.lowerChild(d, e.name)
+	}
+	return noInum, false, nil
+}
+
 // lowerOf returns the lower file that an entry of the upper continues: the one
 // it was copied up from in this mount, or the directory that shows through it,
 // which is the one of its name or the one that it is redirected to.
@@ -278,15 +293,7 @@ func (fs *FS) lowerOf(parent *node, d *upperDir, e *upperEntry) (Inum, error) {
 	if err != nil || marks.Opaque {
 		return noInum, err
 	}
-	low, ok := noInum, false
-	switch {
-	case strings.HasPrefix(marks.Redirect, "/"):
-		low, ok, err = lowerDirOf(fs.tree, marks.Redirect)
-	case marks.Redirect != "":
-		low, ok, err = fs.lowerChild(d, marks.Redirect)
-	case !e.marker:
-		low, ok, err = fs.lowerChild(d, e.name)
-	}
+	low, ok, err := fs.lowerBehind(d, e, marks.Redirect, lowerDirOf)
 	if err != nil || !ok || fs.tree.kind(low) != unix.S_IFDIR {
 		return noInum, err
 	}

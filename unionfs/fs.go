@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type FS struct {
 
 	upper, work int // -1 in a read-only view
 	opaqueRoot  bool
+	live        bool // the files of some layer may be written to by others
 	metacopy    bool // see makesMetacopies
 	dialect     whiteout.Dialect
 	umask       uint32
@@ -69,6 +71,7 @@ func newFS(opt Options) (*FS, error) {
 		fds:           fds,
 		backings:      backings{byNode: make(map[uint64]*backing)},
 		figures:       newFigures(&opt),
+		live:          slices.ContainsFunc(opt.Lowers, func(l Lower) bool { return l.Live }),
 		upper:         -1,
 		work:          -1,
 		euid:          uint32(os.Geteuid()),

@@ -3,7 +3,6 @@ package unionfs
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,8 +48,7 @@ func (fs *FS) mayBorrow(n *node, data need, st *unix.Stat_t) (bool, error) {
 // mark can be written, owners are on the files themselves, and no layer changes under
 // the view.
 func (fs *FS) makesMetacopies() bool {
-	live := fs.anyLive()
-	return !fs.opt.NoMetacopy && !fs.opt.NoXattrs && !live &&
+	return !fs.opt.NoMetacopy && !fs.opt.NoXattrs && !fs.live &&
 		fs.opt.Override == NoOverride && fs.dialect == whiteout.Overlay
 }
 
@@ -65,15 +63,7 @@ func (fs *FS) metacopyOf(d *upperDir, dir int, e *upperEntry, st *unix.Stat_t) (
 	if err != nil || !marks.Metacopy {
 		return nil, stale(err)
 	}
-	low, ok := noInum, false
-	switch {
-	case strings.HasPrefix(marks.Redirect, "/"):
-		low, ok, err = lowerOfPath(fs.tree, marks.Redirect)
-	case marks.Redirect != "":
-		low, ok, err = fs.lowerChild(d, marks.Redirect)
-	case !e.marker:
-		low, ok, err = fs.lowerChild(d, e.name)
-	}
+	low, ok, err := fs.lowerBehind(d, e, marks.Redirect, lowerOfPath)
 	if err != nil {
 		return nil, err
 	}
@@ -180,9 +170,4 @@ func syncFile(n *node, fd int, dataOnly bool) error {
 		return unix.Fdatasync(fd)
 	}
 	return unix.Fsync(fd)
-}
-
-// anyLive tells whether the files of some layer may be written to by others.
-func (fs *FS) anyLive() bool {
-	return slices.ContainsFunc(fs.opt.Lowers, func(l Lower) bool { return l.Live })
 }

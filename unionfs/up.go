@@ -97,7 +97,7 @@ func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 		return nil, err
 	}
 	job := copyup.Job{Stat: st, Work: fs.work, Temp: fs.temp(), Ino: n.ino, Empty: data == noData, Volatile: fs.opt.Volatile}
-	job.Live = fs.anyLive()
+	job.Live = fs.live
 	if job.Metadata, err = fs.mayBorrow(n, data, &st); err != nil {
 		return nil, err
 	}
