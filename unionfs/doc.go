@@ -10,7 +10,8 @@
 //
 //   - A [Tree] is the read-only union of the layers. It numbers its files
 //     ([Inum]), merges a directory once, when first needed, and then answers
-//     lookups without a system call (tree.go, tree_merge.go, tree_walk.go).
+//     lookups without a system call (tree.go, tree_merge.go, tree_walk.go). Who walks it
+//     finds the next directories merged already (tree_ahead.go).
 //   - An upperDir is what the upper says of one directory, and no more: names it
 //     has, names it hides. A name it does not mention is as the tree has it (dir.go).
 //   - A node is the record of a file that the upper has or that was removed. A

@@ -71,6 +71,8 @@ func (t *indexed) addRoot(layer int, path string) error {
 	return nil
 }
 
+func (t *indexed) listing(Inum) {} // all is known already
+
 // Close ends the mapping of the index: names that child gave are gone.
 func (t *indexed) Close() {
 	t.fds.closeAll()

@@ -31,6 +31,8 @@ type lowers interface {
 	// count and child list a directory; a name is valid until Close.
 	count(dir Inum) (int, error)
 	child(dir Inum, k int) lowerName
+	// listing notes that a program reads a directory from its beginning.
+	listing(dir Inum)
 
 	// stat fills st as Tree.Stat says.
 	stat(n Inum, st *unix.Stat_t) error
