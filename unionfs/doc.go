@@ -19,8 +19,8 @@
 //     (node.go).
 //   - A ref is either.
 //
-// How requests arrive, over /dev/fuse or io_uring, is known to transport.go and
-// uring.go alone. A request goes from the kernel to a method of [FS] in the file named after it
+// How requests arrive, over /dev/fuse (dev.go) or io_uring (uring.go), is known to
+// these two and transport.go alone. A request goes from the kernel to a method of [FS] in the file named after it
 // (lookup.go, readdir.go, io.go, attr.go, xattr.go, create.go, remove.go,
 // rename.go). What changes a lower file first calls FS.up (up.go), which has package
 // copyup make a copy in the work directory and puts it in its place, parents
