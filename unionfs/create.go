@@ -296,7 +296,7 @@ func keepTimes(dir int, change func() error) error {
 	if err := change(); err != nil {
 		return err
 	}
-	return at.Utimes(dir, ".", st.Atim, st.Mtim)
+	return at.Utimes(dir, "", st.Atim, st.Mtim)
 }
 
 // moveDirOver moves a directory to a name that is free or is a whiteout device,
