@@ -74,6 +74,16 @@ func (fs *FS) loadDir(n *node) (*upperDir, error) {
 	return d, nil
 }
 
+// beginEmpty is load for a directory that was just brought up: the upper says nothing
+// of it yet.
+func (d *upperDir) beginEmpty(low Inum) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.loaded {
+		d.loaded, d.low, d.entries = true, low, make(map[string]*upperEntry)
+	}
+}
+
 func (fs *FS) readUpper(n *node, d *upperDir) error {
 	dir, err := fs.upperFD(n)
 	if err != nil {
