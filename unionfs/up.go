@@ -99,7 +99,7 @@ func (fs *FS) placesFor(n *node) ([]place, error) {
 	return places, nil
 }
 
-// stage makes the copy of a lower file in the work directory.
+// stage makes the copy of a lower file, which nobody sees yet.
 func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 	var st unix.Stat_t
 	if err := fs.tree.stat(n.low, &st); err != nil {
@@ -196,7 +196,7 @@ func (fs *FS) shown(places []place) (list []place, err error) {
 }
 
 // settleNamed gives the copy all its names: first the further ones, which can be
-// taken back, then the first, by which it leaves the work directory.
+// taken back, then the first, by which it leaves the work directory if it is there.
 // Preconditions: fs.ns is held for reading.
 func (fs *FS) settleNamed(n *node, places []place, staged *copyup.Staged) error {
 	for k := len(places) - 1; k >= 0; k-- {
