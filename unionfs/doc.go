@@ -23,7 +23,7 @@
 // these two and transport.go alone. A request goes from the kernel to a method of [FS] in the file named after it
 // (lookup.go, readdir.go, io.go, attr.go, xattr.go, create.go, remove.go,
 // rename.go). What changes a lower file first calls FS.up (up.go), which has package
-// copyup make a copy in the work directory and puts it in its place, parents
+// copyup make a copy beside the view and puts it in its place, parents
 // first. What takes a name away leaves a whiteout where a layer has the name.
 //
 // # How little is asked
