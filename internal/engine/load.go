@@ -189,7 +189,7 @@ func (e *Engine) indexIfMissing(names []string) {
 	if err != nil || c.index == "" {
 		return
 	}
-	if _, err := os.Stat(e.store.ChainFile(c.index)); err == nil {
+	if isFile(e.store.ChainFile(c.index)) {
 		return
 	}
 	_ = e.Index(names)
