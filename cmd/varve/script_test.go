@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 //	[!] varve VERB…   runs varve as that user; its exit code is kept for
 //	code N            the exit code of the last varve was N
 //	tarlist FILE      prints the names in a tar, sorted, for stdout and cmp
+//	[!] byid VERB FILE [FLAG…]   runs varve VERB FLAG… with the first word of FILE
 //	serve             serves the files of the work directory; its URL is $SERVER
 func TestScripts(t *testing.T) {
 	testenv.FUSE(t)
@@ -76,7 +77,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"varve": s.varve, "code": s.code, "tarlist": tarlist, "untar": s.untar, "serve": serve,
+			"varve": s.varve, "code": s.code, "byid": s.byID, "tarlist": tarlist, "untar": s.untar, "serve": serve,
 		},
 	})
 }
@@ -125,6 +126,12 @@ func (s *scripts) varve(ts *testscript.TestScript, neg bool, args []string) {
 	if neg == (code == 0) {
 		ts.Fatalf("varve %s: exit code %d", strings.Join(args, " "), code)
 	}
+}
+
+// byID runs a verb on an ID that was printed to a file.
+func (s *scripts) byID(ts *testscript.TestScript, neg bool, args []string) {
+	id := strings.Fields(ts.ReadFile(args[1]))[0]
+	s.varve(ts, neg, append(append([]string{args[0]}, args[2:]...), id))
 }
 
 func (s *scripts) code(ts *testscript.TestScript, neg bool, args []string) {

@@ -154,9 +154,17 @@ func (r *imageRemoval) delete(image layerdb.Image) error {
 			return err
 		}
 	}
+	return r.collect()
+}
+
+// collect forgets the layers that nobody reaches any more. Lines of a history
+// without files are no layers to docker.
+func (r *imageRemoval) collect() error {
 	dropped, _, err := r.tx.Collect()
 	for _, l := range dropped {
-		r.done = append(r.done, "Deleted: sha256:"+l.ID)
+		if !l.Empty && !l.Host {
+			r.done = append(r.done, "Deleted: sha256:"+l.ID)
+		}
 	}
 	return err
 }
