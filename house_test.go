@@ -44,6 +44,7 @@ var foreign = map[string][]string{
 	"github.com/dgraph-io/badger/":    {"layerdb"},
 	"github.com/spf13/cobra":          {"cmd/varve"},
 	"github.com/vbatts/tar-split/":    {"internal/archive"},
+	"github.com/therootcompany/xz":    {"internal/archive"},
 	"github.com/stretchr/testify/":    {"internal/testenv"},
 	"github.com/rogpeppe/go-internal": {},
 	"pgregory.net/rapid":              {},

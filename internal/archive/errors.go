@@ -18,6 +18,14 @@ var (
 	// ErrDigest is wrapped when a layer's files no longer give the tar that the
 	// layer was made from.
 	ErrDigest = errors.New("the layer was changed or damaged")
+	// ErrMismatch is wrapped when bytes that come in are not those that were
+	// announced by a digest, a size or a name.
+	ErrMismatch = errors.New("not what was announced")
+	// ErrMediaType is wrapped when a media type is none that could be here, or not
+	// that of the bytes it stands for.
+	ErrMediaType = errors.New("wrong media type")
+	// ErrPlatform is wrapped when an image is not for this machine.
+	ErrPlatform = errors.New("the image is for another platform")
 )
 
 // readFailure makes a sentence of what archive/tar says. last is the entry before
@@ -33,7 +41,7 @@ func readFailure(err error, last string) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w %s: fetch or make it again", ErrTruncated, where)
 	case errors.Is(err, tar.ErrHeader) && last == "":
-		return fmt.Errorf("%w, nor a gzip or zstd of one: %w", ErrNotTar, err)
+		return fmt.Errorf("%w, nor a gzip, zstd, xz or bzip2 of one: %w", ErrNotTar, err)
 	case errors.Is(err, tar.ErrHeader):
 		return fmt.Errorf("%w %s: %w", ErrNotTar, where, err)
 	}
