@@ -23,10 +23,12 @@ import (
 //
 //   - the last requests were all there already when they were asked for: there is more
 //     work than one core does, and up to as many threads as cores read; or
-//   - for a millisecond every thread was busy with its request: it copies a file up,
-//     or waits for a disk. The watch sees to that.
+//   - requests pile up though the threads do not use the cores: they wait for a disk; or
+//   - for a millisecond every thread was busy with its request: it copies a file up.
 //
-// One that finds another thread waiting, many times in a row, rests.
+// The watch sees to the last two.
+//
+// A thread that finds another thread waiting, many times in a row, rests.
 
 const (
 	// devThreads is the most threads, and so the most requests under way.
@@ -62,6 +64,7 @@ type devTransport struct {
 	waiting  atomic.Int32  // threads that read
 	resting  atomic.Int32  // threads that wait for call
 	begun    atomic.Uint64 // requests
+	behind   atomic.Bool   // requests have piled up
 	watched  atomic.Bool   // the watch is awake
 	call     chan struct{} // wakes a thread that rests
 	rouse    chan struct{} // wakes the watch
@@ -104,7 +107,7 @@ func (d *devTransport) serve() {
 func (d *devTransport) bring(most int) {
 	for {
 		resting := d.resting.Load()
-		if int(d.all.Load()-resting) >= most {
+		if d.awake() >= most {
 			return
 		}
 		if resting == 0 {
@@ -137,6 +140,7 @@ func (d *devTransport) thread(memory []byte) {
 			backlog = 0
 		} else if backlog >= devBacklog && waiting == 0 {
 			backlog = 0
+			d.behind.Store(true)
 			d.bring(runtime.NumCPU())
 		}
 		switch err {
@@ -189,7 +193,7 @@ func (d *devTransport) see() {
 	}
 }
 
-// watch brings a further thread when all are busy for long, as long as requests come.
+// watch brings further threads, one a tick, as long as requests come.
 func (d *devTransport) watch() {
 	for {
 		select {
@@ -197,30 +201,47 @@ func (d *devTransport) watch() {
 		case <-d.ended:
 			return
 		}
-		for d.tick() {
+		for d.ticks() {
 		}
 	}
 }
 
-// tick is false when there is nothing to watch any more.
-func (d *devTransport) tick() bool {
+// ticks is false when there is nothing to watch any more.
+func (d *devTransport) ticks() bool {
 	for quiet := 0; quiet < devQuiet; quiet++ {
-		before := d.begun.Load()
+		begun, used, start := d.begun.Load(), processorTime(), time.Now()
 		time.Sleep(devTick)
 		select {
 		case <-d.ended:
 			return false
 		default:
 		}
-		if d.begun.Load() != before {
+		switch {
+		case d.begun.Load() != begun:
 			quiet = 0
-		} else if d.waiting.Load() == 0 {
+			// A core that is not used is one that a thread waits beside.
+			if d.behind.Swap(false) && processorTime()-used < time.Since(start)*3/4*time.Duration(min(runtime.NumCPU(), d.awake())) {
+				d.bring(devThreads)
+			}
+		case d.waiting.Load() == 0:
+			quiet = 0
 			d.bring(devThreads)
-			quiet = 0
 		}
 	}
-	before := d.begun.Load()
+	begun := d.begun.Load()
 	d.watched.Store(false)
 	// Who has begun a request and saw us awake, before that, will not wake us.
-	return (d.waiting.Load() == 0 || d.begun.Load() != before) && d.watched.CompareAndSwap(false, true)
+	return (d.waiting.Load() == 0 || d.begun.Load() != begun) && d.watched.CompareAndSwap(false, true)
+}
+
+// awake is how many threads do not rest.
+func (d *devTransport) awake() int { return int(d.all.Load() - d.resting.Load()) }
+
+// processorTime is what this process has used so far.
+func processorTime() time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +18,7 @@ import (
 )
 
 // slowFS has no files; a name that begins with "slow" is only found to be absent when
-// the test lets it go on.
+// the test lets it go on, and one that begins with "disk" after a while.
 type slowFS struct {
 	fuse.RawFileSystem
 	asked chan string
@@ -28,24 +30,25 @@ func (s *slowFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 	return fuse.OK
 }
 
-func (s *slowFS) Lookup(cancel <-chan struct{}, _ *fuse.InHeader, name string, _ *fuse.EntryOut) fuse.Status {
-	if len(name) > 4 && name[:4] == "slow" {
+func (s *slowFS) Lookup(_ <-chan struct{}, _ *fuse.InHeader, name string, _ *fuse.EntryOut) fuse.Status {
+	switch {
+	case strings.HasPrefix(name, "slow"):
 		s.asked <- name
 		<-s.let
+	case strings.HasPrefix(name, "disk"):
+		time.Sleep(200 * time.Microsecond)
 	}
 	return fuse.ENOENT
 }
 
-// TestDevThreads serves a file system whose requests take as long as the test likes:
-// while many wait, others are answered; and when that is over one thread reads alone.
-func TestDevThreads(t *testing.T) {
+// serveSlow mounts a slowFS and serves it until the test ends. look asks for a name.
+func serveSlow(t *testing.T, slow int) (raw *slowFS, d *devTransport, look func(name string)) {
 	testenv.CheckLeaks(t)
 	if !testenv.IsRoot() {
 		t.Skip("needs root, to mount by itself")
 	}
-	const slow = 40
 	mnt := t.TempDir()
-	raw := &slowFS{fuse.NewDefaultRawFileSystem(), make(chan string, slow), make(chan struct{})}
+	raw = &slowFS{fuse.NewDefaultRawFileSystem(), make(chan string, slow), make(chan struct{})}
 	opt := &fuse.MountOptions{Name: "slow", FsName: "slow", MaxWrite: 1 << 20, DirectMountFlags: unix.MS_NOSUID}
 	device, err := mountDevice(mnt, opt)
 	require.NoError(t, err)
@@ -55,7 +58,7 @@ func TestDevThreads(t *testing.T) {
 	require.NoError(t, err)
 	handler := fuse.NewProtocolServer(raw, opt)
 	require.NoError(t, replayInit(handler, server.KernelSettings()))
-	d, err := newDevTransport(own, opt.MaxWrite, handler)
+	d, err = newDevTransport(own, opt.MaxWrite, handler)
 	require.NoError(t, err)
 	served := make(chan struct{})
 	go func() {
@@ -64,11 +67,22 @@ func TestDevThreads(t *testing.T) {
 		must(unix.Close(own))
 		close(served)
 	}()
-	look := func(name string) {
+	t.Cleanup(func() {
+		require.NoError(t, os.NewSyscallError("umount", unix.Unmount(mnt, 0)))
+		<-served
+	})
+	return raw, d, func(name string) {
 		if err := unix.Access(filepath.Join(mnt, name), unix.F_OK); err != unix.ENOENT {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestDevThreads: while many requests wait, others are answered; and when that is over
+// one thread reads alone.
+func TestDevThreads(t *testing.T) {
+	const slow = 40
+	raw, d, look := serveSlow(t, slow)
 	look("begun")
 	var wg sync.WaitGroup
 	for k := range slow {
@@ -87,10 +101,26 @@ func TestDevThreads(t *testing.T) {
 		for k := range 100 {
 			look(fmt.Sprint("alone", k))
 		}
-		return d.all.Load()-d.resting.Load() == 1
+		return d.awake() == 1
 	}, 20*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return !d.watched.Load() }, 20*time.Second, time.Millisecond, "the watch sleeps when nothing comes")
 	look("again")
-	require.NoError(t, os.NewSyscallError("umount", unix.Unmount(mnt, 0)))
-	<-served
+}
+
+// TestDevWaiters: requests that wait for a disk, though none for long, get more threads
+// than there are cores.
+func TestDevWaiters(t *testing.T) {
+	_, d, look := serveSlow(t, 0)
+	enough := int32(runtime.NumCPU() + 4)
+	end := time.Now().Add(30 * time.Second)
+	var wg sync.WaitGroup
+	for client := range enough + 4 {
+		wg.Go(func() {
+			for k := 0; d.all.Load() < enough && time.Now().Before(end); k++ {
+				look(fmt.Sprintf("disk%d.%d", client, k))
+			}
+		})
+	}
+	wg.Wait()
+	require.GreaterOrEqual(t, d.all.Load(), enough)
 }
