@@ -106,7 +106,7 @@ func (s *Store) openForWriting() (*badger.DB, error) {
 	opt.CompactL0OnClose = count-int(size>>20) >= compactAt
 	db, err := badger.Open(opt)
 	if err != nil {
-		return nil, fmt.Errorf("store %s: open the database: %w", s.root, err)
+		return nil, s.damaged(err)
 	}
 	return db, nil
 }
@@ -142,7 +142,7 @@ func (s *Store) View(fn func(*Tx) error) error {
 	}
 	defer lock.release()
 	if err != nil {
-		return fmt.Errorf("store %s: open the database: %w", s.root, err)
+		return s.damaged(err)
 	}
 	return s.read(db, fn)
 }
@@ -171,4 +171,9 @@ func (s *Store) read(db *badger.DB, fn func(*Tx) error) error {
 		err = errors.Join(err, fmt.Errorf("store %s: close: %w", s.root, closeErr))
 	}
 	return err
+}
+
+// damaged is the error of a database that can not be opened.
+func (s *Store) damaged(err error) error {
+	return fmt.Errorf("store %s: open the database: %w; 'varve system check --repair' makes it again from what lies beside it", s.root, err)
 }

@@ -13,11 +13,11 @@ import (
 
 // Sweep removes what crashes left: stages of processes that have ended, layer
 // directories that no record names, container directories without a record,
-// records of containers without a directory, and indexes of chains that no image
-// and no container stands on.
+// records of containers without a directory, indexes of chains that no image and no
+// container stands on, and copies of records that are not there.
 func (s *Store) Sweep() error {
 	err := s.Update(func(tx *Tx) error {
-		return errors.Join(tx.sweepLayers(), tx.sweepContainers(), tx.sweepChains())
+		return errors.Join(tx.sweepLayers(), tx.sweepContainers(), tx.sweepChains(), tx.sweepCopies())
 	})
 	return errors.Join(err, s.SweepStages())
 }
