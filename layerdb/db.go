@@ -100,6 +100,9 @@ func (s *Store) updateLocked(tx *Tx, fn func(*Tx) error) error {
 }
 
 func (s *Store) openForWriting() (*badger.DB, error) {
+	if err := s.checkDB(); err != nil {
+		return nil, s.damaged(err)
+	}
 	opt := s.badgerOptions()
 	count, size := s.tables()
 	// A large database has a table a megabyte or two, whatever one does.
@@ -173,7 +176,17 @@ func (s *Store) read(db *badger.DB, fn func(*Tx) error) error {
 	return err
 }
 
+// checkDB refuses a store whose database is gone. badger would make a new one, and
+// all that the old one spoke of would be garbage.
+func (s *Store) checkDB() error {
+	ok, err := exists(s.path(dbName, "MANIFEST"))
+	if err == nil && !ok {
+		err = errors.New("it is gone")
+	}
+	return err
+}
+
 // damaged is the error of a database that can not be opened.
 func (s *Store) damaged(err error) error {
-	return fmt.Errorf("store %s: open the database: %w; 'varve system check --repair' makes it again from what lies beside it", s.root, err)
+	return fmt.Errorf("store %s: open the database: %w: %w; 'varve system check --repair' makes it again from what lies beside it", s.root, ErrDamaged, err)
 }

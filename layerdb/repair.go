@@ -37,7 +37,8 @@ func (s *Store) Probe() error {
 // than the copies of records that lie beside it, and then from these, too. damage
 // is what [Store.Probe] found, in another process; if it is not nil the old database
 // is not opened. Images and containers whose layers have no bytes are dropped, and
-// named. The old database stays in tmp/ until the next sweep.
+// named; the files of such containers are moved to lost/. The old database stays in
+// tmp/ until the next sweep.
 func (s *Store) Repair(damage error) (Repaired, error) {
 	if s.opt.ReadOnly {
 		return Repaired{}, fmt.Errorf("store %s: %w", s.root, ErrReadOnly)
@@ -88,13 +89,20 @@ func (s *Store) repairLocked(damage error) (Repaired, error) {
 		newest = max(newest, c.Update)
 	}
 	if done.Damage == nil && newest > r.count {
-		done.Damage = fmt.Errorf("it is older than the copies beside it")
+		done.Damage = errOlder
 	}
 	if done.Damage != nil {
 		r.merge(images, containers)
 		r.count = max(r.count, newest)
+		if err := s.putStrangersAside(r, &done); err != nil {
+			return done, err
+		}
 	}
-	done.Lost = append(done.Lost, r.drop(s)...)
+	lost, err := r.drop(s)
+	if err != nil {
+		return done, err
+	}
+	done.Lost = append(done.Lost, lost...)
 	done.Images, done.Containers = len(r.images), len(r.containers)
 	return done, s.replaceDB(r)
 }
@@ -105,8 +113,8 @@ func newRecords() *records {
 
 // salvage reads what can be read of the database.
 func (s *Store) salvage(r *records) error {
-	if ok, err := exists(s.path(dbName)); err != nil || !ok {
-		return errors.Join(err, errors.New("there is no database"))
+	if err := s.checkDB(); err != nil {
+		return err
 	}
 	db, err := badger.Open(s.badgerOptions())
 	if err != nil {
@@ -131,10 +139,8 @@ func (r *records) read(tx *Tx) error {
 	}
 	tags, tagsErr := tx.Tags()
 	maps.Copy(r.tags, tags)
-	raw, countErr := tx.get(firstKey)
-	if len(raw) == 8 {
-		r.count = binary.BigEndian.Uint64(raw)
-	}
+	count, countErr := tx.count()
+	r.count = count
 	return errors.Join(err, imagesErr, containersErr, tagsErr, countErr)
 }
 
@@ -162,9 +168,9 @@ func (r *records) add(chain []Layer) {
 	}
 }
 
-// drop takes out what has no bytes, and returns a sentence for each that somebody
-// may miss.
-func (r *records) drop(s *Store) (lost []string) {
+// drop takes out what has no bytes, and the layers that nothing stands on then. It
+// returns a sentence for each that somebody may miss.
+func (r *records) drop(s *Store) (lost []string, err error) {
 	for _, id := range slices.Sorted(maps.Keys(r.images)) {
 		if why := r.incomplete(s, r.images[id].Top); why != "" {
 			lost = append(lost, fmt.Sprintf("image %s: %s; load or pull it again", r.nameOf(id), why))
@@ -182,11 +188,62 @@ func (r *records) drop(s *Store) (lost []string) {
 			continue
 		}
 		if why := r.incomplete(s, r.containers[id].Top); why != "" {
-			lost = append(lost, fmt.Sprintf("container %s: %s; its own files are in %s", r.containers[id].Name, why, s.ContainerDir(id)))
+			if err := s.putAside(id); err != nil {
+				return lost, err
+			}
+			lost = append(lost, fmt.Sprintf("container %s: %s; its own files are in %s", r.containers[id].Name, why, s.path(lostName, id)))
 			delete(r.containers, id)
 		}
 	}
-	return lost
+	r.dropLayers()
+	return lost, nil
+}
+
+// lostName is the directory for what no record speaks of and only its owner may
+// remove: containers whose layers are lost.
+const lostName = "lost"
+
+// putAside moves a container's directory to where no sweep comes.
+func (s *Store) putAside(id string) error {
+	if err := os.Mkdir(s.path(lostName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("keep the files of a lost container: %w", err)
+	}
+	if err := at.Rename(at.CWD, s.ContainerDir(id), at.CWD, s.path(lostName, id), unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("keep the files of a lost container: %w", err)
+	}
+	return syncDir(s.path(lostName))
+}
+
+// putStrangersAside keeps the containers that nothing speaks of any more: without the
+// database nobody knows whether they are what a crash left.
+func (s *Store) putStrangersAside(r *records, done *Repaired) error {
+	for _, id := range s.list(containersName) {
+		if _, ok := r.containers[id]; ok {
+			continue
+		}
+		if err := s.putAside(id); err != nil {
+			return err
+		}
+		done.Lost = append(done.Lost, fmt.Sprintf("container %.12s: its record is lost; its own files are in %s", id, s.path(lostName, id)))
+	}
+	return nil
+}
+
+// dropLayers takes out the layers that no image and no container reaches.
+func (r *records) dropLayers() {
+	reached := map[string]Layer{}
+	reach := func(top string) {
+		for id := top; id != ""; id = r.layers[id].Parent {
+			reached[id] = r.layers[id]
+		}
+	}
+	for _, i := range r.images {
+		reach(i.Top)
+	}
+	for _, c := range r.containers {
+		reach(c.Top)
+	}
+	r.layers = reached
 }
 
 // nameOf is an image as its owner knows it.

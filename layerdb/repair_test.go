@@ -97,6 +97,9 @@ func TestRepairWithoutDatabase(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, spoil(s.path(dbName)))
+			require.ErrorIs(t, s.Sweep(), ErrDamaged, "what lies beside stays")
+			require.ErrorIs(t, s.View(func(*Tx) error { return nil }), ErrDamaged)
+			require.ErrorIs(t, s.Update(func(*Tx) error { return nil }), ErrDamaged)
 			done, err := s.Repair(probe(t, s))
 			require.NoError(t, err)
 			require.Error(t, done.Damage)
@@ -156,6 +159,7 @@ func TestRepairOldDatabase(t *testing.T) {
 	want := dump(t, s)
 	require.NoError(t, os.RemoveAll(s.path(dbName)))
 	require.NoError(t, os.CopyFS(s.path(dbName), os.DirFS(old)))
+	require.ErrorIs(t, s.Sweep(), ErrDamaged)
 	done, err := s.Repair(probe(t, s))
 	require.NoError(t, err)
 	require.ErrorContains(t, done.Damage, "older than the copies")
@@ -184,6 +188,22 @@ func TestRepairTrustsAGoodDatabase(t *testing.T) {
 	require.NoFileExists(t, left)
 }
 
+// TestRepairKeepsUnknownContainers: with the database and its copy gone, a
+// container's files are still somebody's.
+func TestRepairKeepsUnknownContainers(t *testing.T) {
+	s := openStore(t)
+	fill(t, s)
+	id := strings.Repeat("1", 64)
+	require.NoError(t, os.WriteFile(filepath.Join(s.ContainerDir(id), recordName), []byte("{"), 0o600))
+	require.NoError(t, os.RemoveAll(s.path(dbName)))
+	done, err := s.Repair(probe(t, s))
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(done.Lost, "\n"), "container 111111111111: its record is lost; its own files are in "+s.path(lostName, id))
+	require.Equal(t, 1, done.Containers)
+	require.NoError(t, s.Sweep())
+	require.DirExists(t, s.path(lostName, id))
+}
+
 // TestRepairNamesWhatIsLost removes bytes, and damages copies.
 func TestRepairNamesWhatIsLost(t *testing.T) {
 	s := openStore(t)
@@ -197,7 +217,9 @@ func TestRepairNamesWhatIsLost(t *testing.T) {
 	text := strings.Join(done.Lost, "\n")
 	require.Contains(t, text, "image also:2: the files of its layer "+layers[2].DiffID.String()+" are lost (diff); load or pull it again")
 	require.Contains(t, text, "container c-0: the files of its layer")
-	require.Contains(t, text, s.ContainerDir(strings.Repeat("0", 64)))
+	require.Contains(t, text, s.path(lostName, strings.Repeat("0", 64)))
+	require.NoError(t, s.Sweep())
+	require.DirExists(t, s.path(lostName, strings.Repeat("0", 64)), "no sweep removes a container's own files")
 	require.Contains(t, text, "the copy of image eeeeeeeeeeee: it is of the image")
 	require.Equal(t, 1, done.Images)
 	require.Equal(t, 1, done.Containers)

@@ -60,19 +60,24 @@ func (tx *Tx) mark() error {
 	if err := tx.dropVoid(); err != nil {
 		return err
 	}
-	count := uint64(0)
-	raw, err := tx.get(firstKey)
+	count, err := tx.count()
 	if err != nil {
 		return err
-	}
-	if len(raw) == 8 {
-		count = binary.BigEndian.Uint64(raw)
 	}
 	if err := tx.writeCopies(count + 1); err != nil {
 		return err
 	}
-	raw = binary.BigEndian.AppendUint64(nil, count+1)
+	raw := binary.BigEndian.AppendUint64(nil, count+1)
 	return errors.Join(tx.set(firstKey, raw), tx.set(lastKey, raw))
+}
+
+// count is how many updates there were.
+func (tx *Tx) count() (uint64, error) {
+	raw, err := tx.get(firstKey)
+	if err != nil || len(raw) != 8 {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(raw), nil
 }
 
 // get returns the value of key, nil if it is not there.
