@@ -12,6 +12,7 @@ func (tx *Tx) PutImage(i Image) error {
 			return fmt.Errorf("put image: %w", err)
 		}
 	}
+	tx.touch(i.ID)
 	return putJSON(tx, imageKey+i.ID, &i)
 }
 
@@ -32,6 +33,7 @@ func (tx *Tx) Images() ([]Image, error) {
 
 // DeleteImage forgets the image and every tag that names it.
 func (tx *Tx) DeleteImage(id string) error {
+	tx.touch(id)
 	tags, err := tx.Tags()
 	if err != nil {
 		return err
@@ -62,11 +64,29 @@ func (tx *Tx) SetTag(ref, imageID string) error {
 	if _, err := tx.Image(imageID); err != nil {
 		return fmt.Errorf("tag %s: %w", Familiar(ref), err)
 	}
+	if err := tx.touchTagged(ref); err != nil {
+		return err
+	}
+	tx.touch(imageID)
 	return tx.set(tagKey+ref, []byte(imageID))
 }
 
 // DeleteTag forgets the full reference ref.
-func (tx *Tx) DeleteTag(ref string) error { return tx.remove(tagKey + ref) }
+func (tx *Tx) DeleteTag(ref string) error {
+	if err := tx.touchTagged(ref); err != nil {
+		return err
+	}
+	return tx.remove(tagKey + ref)
+}
+
+// touchTagged touches the image that has the name now, if there is one.
+func (tx *Tx) touchTagged(ref string) error {
+	id, err := tx.get(tagKey + ref)
+	if id != nil {
+		tx.touch(string(id))
+	}
+	return err
+}
 
 // Tags returns the image ID of every full reference.
 func (tx *Tx) Tags() (map[string]string, error) {
