@@ -2,6 +2,7 @@ package main
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,8 +66,8 @@ func historyRows(list []engine.HistoryEntry, noTrunc, human bool) []historyRow {
 	var rows []historyRow
 	for _, h := range list {
 		r := historyRow{
-			ID: "<missing>", CreatedSince: ago(h.Created), CreatedAt: stamp(h.Created),
-			CreatedBy: h.CreatedBy, Size: size(h.Size), Comment: h.Comment,
+			ID: "<missing>", CreatedSince: ago(h.Created), CreatedAt: h.Created.Format(time.RFC3339),
+			CreatedBy: strings.ReplaceAll(h.CreatedBy, "\t", " "), Size: size(h.Size), Comment: h.Comment,
 		}
 		if h.ImageID != "" {
 			r.ID = imageID(h.ImageID, noTrunc)
@@ -75,7 +76,7 @@ func historyRows(list []engine.HistoryEntry, noTrunc, human bool) []historyRow {
 			r.CreatedBy = ellipsis(r.CreatedBy, 45)
 		}
 		if !human {
-			r.CreatedAt, r.Size = h.Created.Format(time.RFC3339), strconv.FormatInt(h.Size, 10)
+			r.Size = strconv.FormatInt(h.Size, 10)
 		}
 		rows = append(rows, r)
 	}

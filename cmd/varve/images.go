@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,73 +12,101 @@ import (
 // none stands where an image has no name.
 const none = "<none>"
 
-// imageRow is one line of `varve images`.
+// imageRow is one line of `varve images`. What docker's JSON has and a layer store
+// does not know is "N/A", as in docker.
 type imageRow struct {
-	Repository   string `title:"REPOSITORY"`
-	Tag          string `title:"TAG"`
-	ID           string `title:"IMAGE ID"`
-	CreatedSince string `title:"CREATED"`
+	Containers   string `title:"CONTAINERS"`
 	CreatedAt    string `title:"CREATED AT"`
+	CreatedSince string `title:"CREATED"`
+	Digest       string `title:"DIGEST"`
+	ID           string `title:"IMAGE ID"`
+	Repository   string `title:"REPOSITORY"`
+	SharedSize   string `title:"SHARED SIZE"`
 	Size         string `title:"SIZE"`
+	Tag          string `title:"TAG"`
+	UniqueSize   string `title:"UNIQUE SIZE"`
+}
+
+// imagesOptions are the flags of `varve images`.
+type imagesOptions struct {
+	all, quiet, noTrunc, digests, tree bool
+	format                             string
+	filters                            []string
 }
 
 // images is `varve images`.
 func (c *cli) images() *cobra.Command {
-	var all, quiet, noTrunc bool
-	var format string
+	var opt imagesOptions
 	cmd := &cobra.Command{
-		Use:   "images [OPTIONS] [NAME[:TAG]]",
-		Short: "List images",
-		Args:  rangeArgs(0, 1),
+		Use:     "images [OPTIONS] [NAME[:TAG]]",
+		Short:   "List images",
+		Example: "  varve images -a mine:1\n  varve images --tree\n  varve images -f dangling=true -q",
+		Args:    rangeArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if opt.tree && (opt.quiet || opt.format != "") {
+				return usage(cmd, errors.New("--tree draws, and goes neither with --quiet nor with --format"))
+			}
 			e, err := c.open()
 			if err != nil {
 				return err
 			}
-			list, err := e.Images()
+			for _, name := range args {
+				opt.filters = append(opt.filters, "reference="+name)
+			}
+			list, err := e.Images(opt.filters...)
 			if err != nil {
 				return err
 			}
-			rows := imageRows(list, all, noTrunc, args)
-			if quiet && format == "" {
-				format, rows = "{{.ID}}", unique(rows)
+			if opt.tree {
+				return drawImages(cmd.OutOrStdout(), list, opt.noTrunc)
 			}
-			return imageList(format).print(cmd.OutOrStdout(), rows)
+			rows := imageRows(list, opt)
+			if opt.quiet && opt.format == "" {
+				opt.format, rows = "{{.ID}}", unique(rows)
+			}
+			return imageList(opt).print(cmd.OutOrStdout(), rows)
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&all, "all", "a", false, "every layer of every image: the image first, then its layers")
-	f.BoolVarP(&quiet, "quiet", "q", false, "only the IDs")
-	f.BoolVar(&noTrunc, "no-trunc", false, "cut nothing short")
-	f.StringVar(&format, "format", "", "a Go template, 'table TEMPLATE' or json")
+	f.BoolVarP(&opt.all, "all", "a", false, "every layer of every image: the image first, then its layers")
+	f.BoolVarP(&opt.quiet, "quiet", "q", false, "only the IDs")
+	f.BoolVar(&opt.noTrunc, "no-trunc", false, "cut nothing short")
+	f.BoolVar(&opt.digests, "digests", false, "the digest that a registry knows the image by, too")
+	f.BoolVar(&opt.tree, "tree", false, "draw how the layers of the images stand on each other")
+	f.StringArrayVarP(&opt.filters, "filter", "f", nil, "dangling=true, label=NAME[=VALUE], before=IMAGE, since=IMAGE or reference=PATTERN")
+	f.StringVar(&opt.format, "format", "", "a Go template, 'table TEMPLATE' or json")
 	return cmd
 }
 
-func imageList(format string) list[imageRow] {
+func imageList(opt imagesOptions) list[imageRow] {
+	digest := ""
+	if opt.digests {
+		digest = "{{.Digest}}\t"
+	}
 	return list[imageRow]{
-		table:  "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
-		format: format,
+		table:  "{{.Repository}}\t{{.Tag}}\t" + digest + "{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+		format: opt.format,
 	}
 }
 
-// imageRows makes a row for each name of each image that wanted, if any, asks
-// for; with all also one for each of its layers.
-func imageRows(list []engine.ImageInfo, all, noTrunc bool, wanted []string) []imageRow {
+// imageRows makes a row for each name of each image; with -a also one for each of
+// its layers.
+func imageRows(list []engine.ImageInfo, opt imagesOptions) []imageRow {
 	var rows []imageRow
 	row := func(repo, tag, id string, created time.Time, bytes int64) {
-		rows = append(rows, imageRow{repo, tag, imageID(id, noTrunc), ago(created), stamp(created), size(bytes)})
+		rows = append(rows, imageRow{
+			Repository: repo, Tag: tag, ID: imageID(id, opt.noTrunc), CreatedSince: ago(created), CreatedAt: stamp(created), Size: size(bytes),
+			Digest: none, Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
+		})
 	}
 	for _, i := range list {
-		before := len(rows)
 		for _, n := range i.Names() {
-			if len(wanted) == 0 || wanted[0] == n.Repository || wanted[0] == n.Repository+":"+n.Tag {
-				row(n.Repository, n.Tag, i.ID, i.Created, i.Size)
-			}
+			row(n.Repository, n.Tag, i.ID, i.Created, i.Size)
 		}
-		if len(i.Refs) == 0 && len(wanted) == 0 {
+		if len(i.Refs) == 0 {
 			row(none, none, i.ID, i.Created, i.Size)
 		}
-		if !all || len(rows) == before {
+		if !opt.all {
 			continue
 		}
 		for _, l := range i.Layers {

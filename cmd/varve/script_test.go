@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +30,8 @@ func TestMain(m *testing.M) {
 //	[!] varve VERB…   runs varve as that user; its exit code is kept for
 //	code N            the exit code of the last varve was N
 //	tarlist FILE      prints the names in a tar, sorted, for stdout and cmp
+//	[!] byid VERB FILE [FLAG…]   runs varve VERB FLAG… with the first word of FILE
+//	serve             serves the files of the work directory; its URL is $SERVER
 func TestScripts(t *testing.T) {
 	testenv.FUSE(t)
 	t.Run("root", func(t *testing.T) {
@@ -73,7 +77,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"varve": s.varve, "code": s.code, "tarlist": tarlist, "untar": s.untar,
+			"varve": s.varve, "code": s.code, "byid": s.byID, "tarlist": tarlist, "untar": s.untar, "serve": serve,
 		},
 	})
 }
@@ -124,6 +128,12 @@ func (s *scripts) varve(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// byID runs a verb on an ID that was printed to a file.
+func (s *scripts) byID(ts *testscript.TestScript, neg bool, args []string) {
+	id := strings.Fields(ts.ReadFile(args[1]))[0]
+	s.varve(ts, neg, append(append([]string{args[0]}, args[2:]...), id))
+}
+
 func (s *scripts) code(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 || neg {
 		ts.Fatalf("usage: code N")
@@ -141,6 +151,16 @@ func (s *scripts) untar(ts *testscript.TestScript, _ bool, args []string) {
 
 func tarlist(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(ts.Exec("sh", "-c", `tar -tf "$0" | sed 's|^\./||; s|/$||' | LC_ALL=C sort`, ts.MkAbs(args[0])))
+}
+
+// serve starts a web server on the loopback interface, until the script ends.
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: serve")
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(ts.Getenv("WORK"))))
+	ts.Defer(server.Close)
+	ts.Setenv("SERVER", server.URL)
 }
 
 // sweep removes what ended scripts left: files of mapped ids are not ours to

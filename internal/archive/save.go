@@ -33,12 +33,12 @@ type SaveImage struct {
 
 // Save writes to w one tar that is both an OCI image layout and what docker load
 // reads (the form of docker save since version 25): oci-layout, index.json,
-// manifest.json, and under blobs/sha256/ the configs, manifests and uncompressed
+// manifest.json, repositories, and under blobs/sha256/ the configs, manifests and uncompressed
 // layers, each once. The same images in the same order give the same bytes. Each
 // layer is checked against its digest while it is written; after any error what w
 // got is to be thrown away.
 func Save(w io.Writer, store *layerdb.Store, images []SaveImage) error {
-	s := &saver{store: store, known: map[digest.Digest]bool{}}
+	s := &saver{store: store, known: map[digest.Digest]bool{}, repositories: map[string]map[string]string{}}
 	for _, image := range images {
 		if err := s.add(image); err != nil {
 			return err
@@ -61,9 +61,11 @@ type saver struct {
 	tar      *tar.Writer
 	index    v1.Index
 	manifest []dockerManifest
-	known    map[digest.Digest]bool // what small and layers have already
-	small    [][]byte               // configs and manifests
-	layers   []v1.Descriptor
+	// repositories is what docker before 1.10 read: repository, tag, top layer.
+	repositories map[string]map[string]string
+	known        map[digest.Digest]bool // what small and layers have already
+	small        [][]byte               // configs and manifests
+	layers       []v1.Descriptor
 }
 
 // dockerManifest is one image in manifest.json, as docker load reads it.
@@ -73,6 +75,9 @@ type dockerManifest struct {
 	Layers       []string
 	LayerSources map[digest.Digest]v1.Descriptor `json:",omitempty"`
 }
+
+// repositoriesName is the file with the names alone.
+const repositoriesName = "repositories"
 
 // The annotations by which containerd and docker find an image's name.
 const imageNameKey = "io.containerd.image.name"
@@ -96,7 +101,7 @@ func (s *saver) add(image SaveImage) error {
 		docker.LayerSources[l.Digest] = l
 	}
 	descriptor := s.addData(v1.MediaTypeImageManifest, manifest)
-	docker.RepoTags, err = s.name(descriptor, image.Refs)
+	docker.RepoTags, err = s.name(descriptor, image.Refs, topOf(layers))
 	s.manifest = append(s.manifest, docker)
 	return err
 }
@@ -152,8 +157,17 @@ func (s *saver) addData(mediaType string, data []byte) v1.Descriptor {
 	return d
 }
 
-// name puts the image into the index under each name, or once without.
-func (s *saver) name(d v1.Descriptor, refs []string) (familiar []string, err error) {
+// topOf is the digest of the top layer in hexadecimal digits, "" of no layers.
+func topOf(layers []v1.Descriptor) string {
+	if len(layers) == 0 {
+		return ""
+	}
+	return layers[len(layers)-1].Digest.Encoded()
+}
+
+// name puts the image with this top layer into the index under each name, or once
+// without.
+func (s *saver) name(d v1.Descriptor, refs []string, top string) (familiar []string, err error) {
 	for _, ref := range refs {
 		full, err := layerdb.ParseRef(ref)
 		if err != nil {
@@ -163,6 +177,10 @@ func (s *saver) name(d v1.Descriptor, refs []string) (familiar []string, err err
 		d.Annotations = map[string]string{imageNameKey: full, v1.AnnotationRefName: tag}
 		s.index.Manifests = append(s.index.Manifests, d)
 		familiar = append(familiar, repo+":"+tag)
+		if s.repositories[repo] == nil {
+			s.repositories[repo] = map[string]string{}
+		}
+		s.repositories[repo][tag] = top
 	}
 	if len(refs) == 0 {
 		s.index.Manifests = append(s.index.Manifests, d)
@@ -184,8 +202,12 @@ func (s *saver) write() error {
 	}{
 		{v1.ImageLayoutFile, v1.ImageLayout{Version: v1.ImageLayoutVersion}},
 		{v1.ImageIndexFile, s.index},
-		{"manifest.json", s.manifest},
+		{manifestName, s.manifest},
+		{repositoriesName, s.repositories},
 	} {
+		if file.name == repositoriesName && len(s.repositories) == 0 {
+			continue // as docker does
+		}
 		data, err := json.Marshal(file.value)
 		if err != nil {
 			return fmt.Errorf("write %s: %w", file.name, err)

@@ -106,6 +106,11 @@ func TestSave(t *testing.T) {
 	require.Equal(t, images[0].Config, files[docker[0].Config])
 	require.Equal(t, docker[0].Layers[:1], docker[2].Layers)
 
+	var repositories map[string]map[string]string
+	require.NoError(t, json.Unmarshal(files["repositories"], &repositories))
+	top, base := images[0].Layers[1].DiffID.Encoded(), images[0].Layers[0].DiffID.Encoded()
+	require.Equal(t, map[string]map[string]string{"mine": {"1": top}, "example.org/a/b": {"2": top}, "base": {"latest": base}}, repositories)
+
 	var index v1.Index
 	require.NoError(t, json.Unmarshal(files["index.json"], &index))
 	require.Equal(t, 2, index.SchemaVersion)

@@ -2,8 +2,11 @@ package archive
 
 import (
 	"bytes"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -58,4 +61,47 @@ func BenchmarkUnpack(b *testing.B) {
 		require.NoError(b, os.RemoveAll(dir))
 		b.StartTimer()
 	}
+}
+
+// TestUnpackEncodings unpacks the same tar from every encoding, and none of any
+// that was cut short.
+func TestUnpackEncodings(t *testing.T) {
+	data := build(t, file("big", strings.Repeat("0123456789abcdef", 1000)))
+	for _, program := range []string{"gzip", "zstd", "xz", "bzip2"} {
+		t.Run(program, func(t *testing.T) {
+			path, err := exec.LookPath(program)
+			if err != nil {
+				t.Skipf("no %s here: apt-get install %s", program, map[string]string{"xz": "xz-utils"}[program])
+			}
+			cmd := exec.Command(path, "-c")
+			cmd.Stdin = bytes.NewReader(data)
+			packed, err := cmd.Output()
+			require.NoError(t, err)
+			require.Less(t, len(packed), len(data))
+			got, err := Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{NoSync: true})
+			require.NoError(t, err)
+			require.Equal(t, digest.FromBytes(data), got.DiffID)
+			twice, err := Unpack(io.MultiReader(bytes.NewReader(packed), bytes.NewReader(packed)), t.TempDir(), UnpackOptions{NoSync: true})
+			require.NoError(t, err, "two streams, one after the other")
+			require.Equal(t, digest.FromBytes(append(bytes.Clone(data), data...)), twice.DiffID)
+			for n := 7; n < len(packed); n += 7 {
+				_, err := Unpack(bytes.NewReader(packed[:n]), t.TempDir(), UnpackOptions{NoSync: true})
+				require.ErrorIs(t, err, ErrTruncated, "cut at %d of %d", n, len(packed))
+			}
+		})
+	}
+}
+
+// TestUnpackXZMemory: a header may ask for a dictionary of 4 GiB.
+func TestUnpackXZMemory(t *testing.T) {
+	xz, err := exec.LookPath("xz")
+	if err != nil {
+		t.Skip("no xz here: apt-get install xz-utils")
+	}
+	cmd := exec.Command(xz, "-c", "--lzma2=dict=512MiB")
+	cmd.Stdin = bytes.NewReader(build(t, file("f", "x")))
+	packed, err := cmd.Output()
+	require.NoError(t, err)
+	_, err = Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{NoSync: true})
+	require.ErrorContains(t, err, "dictionary size exceeds max")
 }

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -56,7 +54,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 // base is what a container stands on: its top layer and the configuration of its
 // image. An image that was removed since (rmi -f) leaves the layers, and its
 // configuration is made again from them.
-func (e *Engine) base(c layerdb.Container) (top layerdb.Layer, config v1.Image, err error) {
+func (e *Engine) base(c layerdb.Container) (top layerdb.Layer, config imageConfig, err error) {
 	err = e.store.View(func(tx *layerdb.Tx) error {
 		chain, err := tx.Chain(c.Top)
 		if err != nil {

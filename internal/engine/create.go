@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -231,13 +229,4 @@ func mergeEnv(lists ...[]string) []string {
 		env = append(env, e)
 	}
 	return env
-}
-
-// parseConfig reads the OCI configuration of an image.
-func parseConfig(image layerdb.Image) (v1.Image, error) {
-	var config v1.Image
-	if err := json.Unmarshal(image.Config, &config); err != nil {
-		return config, fmt.Errorf("read the configuration of image %s: %w", image.ID, err)
-	}
-	return config, nil
 }

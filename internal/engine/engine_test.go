@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,20 +72,68 @@ func TestInventedNamesAreNames(t *testing.T) {
 }
 
 func TestApplyChanges(t *testing.T) {
-	config := v1.ImageConfig{Env: []string{"A=1"}, WorkingDir: "/srv"}
+	config := Config{ImageConfig: v1.ImageConfig{Env: []string{"A=1"}, WorkingDir: "/srv"}}
 	require.NoError(t, applyChanges(&config, []string{
 		`CMD ["a", "b"]`, `entrypoint run it`, `ENV A=2`, `ENV B some words`, `ENV C="quoted words"`, `LABEL k=v`,
 		`WORKDIR sub`, `USER 5:6`, `EXPOSE 80/tcp`, `VOLUME /data`, `STOPSIGNAL SIGINT`,
 	}))
-	require.Equal(t, v1.ImageConfig{
+	require.Equal(t, Config{ImageConfig: v1.ImageConfig{
 		Cmd: []string{"a", "b"}, Entrypoint: []string{"/bin/sh", "-c", "run it"},
 		Env:    []string{"A=2", "B=some words", "C=quoted words"},
 		Labels: map[string]string{"k": "v"}, WorkingDir: "/srv/sub", User: "5:6",
 		ExposedPorts: map[string]struct{}{"80/tcp": {}}, Volumes: map[string]struct{}{"/data": {}}, StopSignal: "SIGINT",
-	}, config)
-	for _, bad := range []string{"", "CMD", "RUN x", "FROM y", "ENV"} {
-		require.Error(t, applyChanges(&config, []string{bad}), bad)
+	}}, config)
+}
+
+// TestApplyChangesLikeDocker holds single instructions against what docker commit
+// makes of them.
+func TestApplyChangesLikeDocker(t *testing.T) {
+	for change, want := range map[string]string{
+		`ENV A=1 B="two words" C=a\ b D='$A' E="$A-${A}"`: `{"Env":["A=1","B=two words","C=a b","D=$A","E=0-0"]}`,
+		`ENV A $A and more`:          `{"Env":["A=0 and more"]}`,
+		`LABEL a=1 "b c"="d e" f=`:   `{"Labels":{"a":"1","b c":"d e","f":""}}`,
+		`EXPOSE 80 53/udp 8000-8002`: `{"ExposedPorts":{"53/udp":{},"80/tcp":{},"8000/tcp":{},"8001/tcp":{},"8002/tcp":{}}}`,
+		`VOLUME ["/a", "/b c"]`:      `{"Volumes":{"/a":{},"/b c":{}}}`,
+		`VOLUME /a "/b c"`:           `{"Volumes":{"/a":{},"/b c":{}}}`,
+		`ENTRYPOINT ["x"]`:           `{"Entrypoint":["x"],"Cmd":null}`,
+		`CMD echo $A`:                `{"Cmd":["/bin/sh","-c","echo $A"]}`,
+		`STOPSIGNAL 9`:               `{"StopSignal":"9"}`,
+		`STOPSIGNAL sigterm`:         `{"StopSignal":"sigterm"}`,
+		`ONBUILD RUN make`:           `{"OnBuild":["RUN make"]}`,
+		`HEALTHCHECK NONE`:           `{"Healthcheck":{"Test":["NONE"]}}`,
+		`HEALTHCHECK CMD curl -f x`:  `{"Healthcheck":{"Test":["CMD-SHELL","curl -f x"]}}`,
+		`HEALTHCHECK --interval=5s --retries=2 CMD ["curl", "-f x"]`: `{"Healthcheck":{"Test":["CMD","curl","-f x"],"Interval":5000000000,"Retries":2}}`,
+	} {
+		before := func() Config {
+			return Config{ImageConfig: v1.ImageConfig{Env: []string{"A=0"}, Cmd: []string{"old"}}}
+		}
+		wanted, got := before(), before()
+		require.NoError(t, json.Unmarshal([]byte(want), &wanted))
+		require.NoError(t, applyChanges(&got, []string{change}), change)
+		require.Equal(t, wanted, got, change)
 	}
+	for _, bad := range []string{
+		"", "CMD", "RUN x", "FROM y", "ENV", "ENV A=1 B", "ENV =x", `ENV A="x`, "ENV A=${x", "ENV A=${x:-y}", "EXPOSE 0", "EXPOSE 70000",
+		"EXPOSE 9-8", "EXPOSE 80/x", "EXPOSE x", `VOLUME [""]`, "STOPSIGNAL SIGNONE", "STOPSIGNAL 99", "ONBUILD ONBUILD RUN x",
+		"ONBUILD from x", "HEALTHCHECK NONE x", "HEALTHCHECK CMD", "HEALTHCHECK RUN x", "HEALTHCHECK --interval=5 CMD x",
+		"HEALTHCHECK --retries=x CMD x", "HEALTHCHECK --other=1s CMD x",
+	} {
+		require.Error(t, applyChanges(&Config{}, []string{bad}), bad)
+	}
+}
+
+// TestDockersConfigSurvives: what OCI has no word for is kept from one image to the
+// next.
+func TestDockersConfigSurvives(t *testing.T) {
+	raw := `{"architecture":"amd64","os":"linux","variant":"v2","config":{"Cmd":["x"],"Healthcheck":{"Test":["CMD","y"],"Timeout":7},` +
+		`"OnBuild":["RUN z"],"Shell":["/bin/bash","-c"]},"rootfs":{"type":"layers","diff_ids":null}}`
+	config, err := parseConfig(layerdb.Image{Config: []byte(raw)})
+	require.NoError(t, err)
+	back, err := json.Marshal(config)
+	require.NoError(t, err)
+	require.JSONEq(t, raw, string(back))
+	require.NoError(t, applyChanges(&config.Config, []string{"CMD x y"}))
+	require.Equal(t, []string{"/bin/bash", "-c", "x y"}, config.Config.Cmd)
 }
 
 func TestHostImageIsTheSameAlways(t *testing.T) {

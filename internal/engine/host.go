@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -114,4 +115,9 @@ func lookImage(tx *layerdb.Tx, name string) (lookedImage, error) {
 	}
 	layer, image, err := hostImage()
 	return lookedImage{image, &layer}, err
+}
+
+func isFile(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular()
 }

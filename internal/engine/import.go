@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -25,13 +24,14 @@ type ImportOptions struct {
 }
 
 // Import makes an image of one layer from a tar, or a compressed one, and
-// returns its ID. file is its path, "-" for stdin. It has to run [Inside].
+// returns its ID. file is its path, "-" for stdin, or an http or https URL. It has
+// to run [Inside].
 func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 	ref, err := optionalTag(opt.Ref)
 	if err != nil {
 		return "", err
 	}
-	config := v1.ImageConfig{Env: []string{defaultPath}}
+	config := Config{ImageConfig: v1.ImageConfig{Env: []string{defaultPath}}}
 	if err := applyChanges(&config, opt.Changes); err != nil {
 		return "", err
 	}
@@ -42,23 +42,16 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 	defer func() { _ = input.Close() }() // only read
 	stage, diff, err := e.unpack(input)
 	if err != nil {
-		return "", fmt.Errorf("import %s: %w", file, err)
+		return "", fmt.Errorf("import %s: %w", shownInput(file), err)
 	}
 	if opt.Message == "" {
-		opt.Message = "Imported from " + file
+		opt.Message = "Imported from " + shownInput(file)
 	}
 	layer := layerdb.Layer{DiffID: diff.DiffID, Created: time.Now(), Comment: opt.Message, Size: diff.Size}
 	base := configOf(nil)
 	base.Config = config
 	id, err := e.addImage(stage, layer, base, nil, ref)
 	return id, errors.Join(err, stage.Discard())
-}
-
-func openInput(file string) (io.ReadCloser, error) {
-	if file == "-" {
-		return io.NopCloser(os.Stdin), nil
-	}
-	return os.Open(file)
 }
 
 // unpack reads a layer into a new stage. The stage is the caller's to discard if
@@ -97,7 +90,7 @@ func optionalTag(name string) (string, error) {
 // addImage publishes a staged layer over the layer parent (nil: it is the
 // lowest), records it and the image of config with it on top, under ref unless
 // that is "", and makes the index of the chain. It returns the image's ID.
-func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.Image, parent *layerdb.Layer, ref string) (string, error) {
+func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imageConfig, parent *layerdb.Layer, ref string) (string, error) {
 	layer.ChainID = layer.DiffID
 	if parent != nil {
 		layer.Parent, layer.ChainID = parent.ID, layerdb.ChainID(parent.ChainID, layer.DiffID)
@@ -132,11 +125,11 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config v1.I
 
 // configOf is the configuration of an image that is known by its chain (top
 // first) only.
-func configOf(chain []layerdb.Layer) v1.Image {
-	config := v1.Image{
+func configOf(chain []layerdb.Layer) imageConfig {
+	config := imageConfig{Image: v1.Image{
 		Platform: v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
 		RootFS:   v1.RootFS{Type: "layers"},
-	}
+	}}
 	for _, l := range slices.Backward(chain) {
 		config.History = append(config.History, historyOf(l))
 		if !l.Host && !l.Empty {
@@ -153,7 +146,7 @@ func historyOf(l layerdb.Layer) v1.History {
 }
 
 // newImage adds the layer to the configuration and makes an image of it.
-func newImage(layer layerdb.Layer, config v1.Image) (layerdb.Image, error) {
+func newImage(layer layerdb.Layer, config imageConfig) (layerdb.Image, error) {
 	created := layer.Created
 	config.Created, config.Author = &created, layer.Author
 	config.RootFS.DiffIDs = append(append([]digest.Digest{}, config.RootFS.DiffIDs...), layer.DiffID)

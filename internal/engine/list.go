@@ -40,6 +40,9 @@ func (e *Engine) Containers() ([]ContainerInfo, error) {
 	return kept, nil
 }
 
+// ChainLayer is a layer of an image's chain.
+type ChainLayer = layerdb.Layer
+
 // ImageInfo is an image, its names and its chain.
 type ImageInfo struct {
 	ID      string
@@ -47,6 +50,8 @@ type ImageInfo struct {
 	Refs    []string        // full references, sorted; none for a nameless image
 	Layers  []layerdb.Layer // its chain, top first
 	Size    int64           // bytes of the files of all its layers
+
+	config []byte
 }
 
 // ImageName is a name of an image in two parts, as people know it.
@@ -62,10 +67,17 @@ func (i ImageInfo) Names() []ImageName {
 	return names
 }
 
-// Images returns all images, the newest first. "host" is among them always.
-func (e *Engine) Images() ([]ImageInfo, error) {
+// Images returns all images, the newest first, that docker's filters (KEY=VALUE)
+// let through: dangling, label, before, since and reference. Of the names of an
+// image the filter reference leaves those that match. "host" is among the images
+// always.
+func (e *Engine) Images(asked ...string) ([]ImageInfo, error) {
+	filters, err := parseFilters(asked, "dangling", "label", "before", "since", "reference")
+	if err != nil {
+		return nil, err
+	}
 	var list []ImageInfo
-	err := e.store.View(func(tx *layerdb.Tx) error {
+	err = e.store.View(func(tx *layerdb.Tx) error {
 		images, err := tx.Images()
 		if err != nil {
 			return err
@@ -74,7 +86,10 @@ func (e *Engine) Images() ([]ImageInfo, error) {
 		if err != nil {
 			return err
 		}
-		list, err = describe(tx, images, tags)
+		if list, err = describe(tx, images, tags); err != nil {
+			return err
+		}
+		list, err = filterImages(tx, list, filters)
 		return err
 	})
 	if err != nil {
@@ -98,7 +113,7 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 			return nil, err
 		}
 		slices.Sort(refs[i.ID])
-		list = append(list, ImageInfo{i.ID, i.Created, refs[i.ID], chain, chainSize(chain)})
+		list = append(list, ImageInfo{i.ID, i.Created, refs[i.ID], chain, chainSize(chain), i.Config})
 	}
 	if tags[hostRef] != "" {
 		return list, nil
@@ -107,7 +122,7 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 	if err != nil {
 		return nil, err
 	}
-	return append(list, ImageInfo{ID: image.ID, Refs: []string{hostRef}, Layers: []layerdb.Layer{layer}}), nil
+	return append(list, ImageInfo{ID: image.ID, Refs: []string{hostRef}, Layers: []layerdb.Layer{layer}, config: image.Config}), nil
 }
 
 func chainSize(chain []layerdb.Layer) int64 {

@@ -48,7 +48,7 @@ func (r *imageRemoval) remove(name string) error {
 	if err != nil {
 		return err
 	}
-	refs, err := r.refs(image.ID)
+	refs, err := refsOf(r.tx, image.ID)
 	if err != nil {
 		return err
 	}
@@ -78,19 +78,6 @@ func (r *imageRemoval) remove(name string) error {
 func (r *imageRemoval) untag(ref string) error {
 	r.done = append(r.done, "Untagged: "+layerdb.Familiar(ref))
 	return r.tx.DeleteTag(ref)
-}
-
-// refs are the names of an image, sorted.
-func (r *imageRemoval) refs(id string) ([]string, error) {
-	tags, err := r.tx.Tags()
-	var refs []string
-	for ref, image := range tags {
-		if image == id {
-			refs = append(refs, ref)
-		}
-	}
-	slices.Sort(refs)
-	return refs, err
 }
 
 // check refuses to remove what others use. stay means that only the name goes.
@@ -167,9 +154,17 @@ func (r *imageRemoval) delete(image layerdb.Image) error {
 			return err
 		}
 	}
+	return r.collect()
+}
+
+// collect forgets the layers that nobody reaches any more. Lines of a history
+// without files are no layers to docker.
+func (r *imageRemoval) collect() error {
 	dropped, _, err := r.tx.Collect()
 	for _, l := range dropped {
-		r.done = append(r.done, "Deleted: sha256:"+l.ID)
+		if !l.Empty && !l.Host {
+			r.done = append(r.done, "Deleted: sha256:"+l.ID)
+		}
 	}
 	return err
 }
@@ -198,7 +193,7 @@ func (r *imageRemoval) prune(image layerdb.Image) error {
 }
 
 func (r *imageRemoval) pruneOne(parent layerdb.Image) error {
-	refs, err := r.refs(parent.ID)
+	refs, err := refsOf(r.tx, parent.ID)
 	if err != nil || len(refs) > 0 {
 		return err
 	}

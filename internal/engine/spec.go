@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
@@ -39,7 +37,7 @@ type Spec struct {
 	Remove   bool           `json:"remove,omitempty"`
 	Layers   []string       `json:"layers"` // diff IDs, top first; "host" for this machine
 	// Config is what an image made of the container starts with.
-	Config v1.ImageConfig `json:"config"`
+	Config Config `json:"config"`
 }
 
 // readSpec reads the config.json of the container id.

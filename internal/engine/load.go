@@ -1,0 +1,196 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/layerdb"
+)
+
+// Loaded is an image that came in from an archive.
+type Loaded struct {
+	ID   string
+	Refs []string // its names in the archive, in full
+	// Replaced are the images that lost a name to it: the name in full, to the
+	// image's ID.
+	Replaced map[string]string
+}
+
+// Load brings in all images of an archive, as docker save, podman save, skopeo and
+// umoci write it. file is its path, "" for stdin. Either all images are there in
+// the end or none. It has to run [Inside].
+func (e *Engine) Load(file string) (list []Loaded, err error) {
+	if err := e.Sweep(); err != nil {
+		return nil, err
+	}
+	input := os.Stdin
+	if file != "" {
+		if input, err = os.Open(file); err != nil {
+			return nil, err
+		}
+		defer func() { _ = input.Close() }() // only read
+	}
+	images, err := archive.OpenImages(input, e.store)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	defer func() { err = errors.Join(err, images.Close()) }()
+	return e.load(images)
+}
+
+func (e *Engine) load(images *archive.Images) (list []Loaded, err error) {
+	in := archive.NewIntake(e.store, archive.UnpackOptions{})
+	defer func() { err = errors.Join(err, in.Close()) }()
+	var wanted []Incoming
+	for _, image := range images.List() {
+		for _, ref := range image.Refs {
+			if err := checkTag(ref); err != nil {
+				return nil, err
+			}
+		}
+		if err := takeLayers(in, images, image); err != nil {
+			return nil, fmt.Errorf("load: %w", err)
+		}
+		wanted = append(wanted, Incoming{Config: image.Config, Refs: image.Refs})
+	}
+	return e.putImages(in, wanted)
+}
+
+// takeLayers unpacks those layers of an image that are not here.
+func takeLayers(in *archive.Intake, images *archive.Images, image archive.LoadImage) error {
+	var ids []digest.Digest
+	for _, l := range image.Layers {
+		ids = append(ids, l.DiffID)
+	}
+	missing, err := in.Missing(ids)
+	if err != nil {
+		return err
+	}
+	needed := map[digest.Digest]bool{}
+	for _, id := range missing {
+		needed[id] = true
+	}
+	for _, l := range image.Layers {
+		if !needed[l.DiffID] {
+			continue
+		}
+		if err := images.Take(in, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Incoming is an image whose layers an intake has, before it is recorded.
+type Incoming struct {
+	Config []byte   // the exact bytes
+	Refs   []string // full references
+}
+
+// maxBatch bounds the bytes of images that one transaction records; the store
+// allows 600 KiB, and a config grows by a half on its way.
+const maxBatch = 200 << 10
+
+// putImages records images whose layers were all taken, and makes the indexes of
+// their chains. Images that are too many for one transaction follow in others:
+// what could fail, but for a full disk, has been done before.
+func (e *Engine) putImages(in *archive.Intake, wanted []Incoming) ([]Loaded, error) {
+	if err := in.Sync(); err != nil {
+		return nil, err
+	}
+	var list []Loaded
+	for len(wanted) > 0 {
+		n, err := batch(wanted)
+		if err != nil {
+			return list, err
+		}
+		done, err := e.putBatch(in, wanted[:n])
+		if err != nil {
+			return list, err
+		}
+		list, wanted = append(list, done...), wanted[n:]
+	}
+	return list, nil
+}
+
+// batch is how many of the images one transaction can record, one at least.
+func batch(wanted []Incoming) (int, error) {
+	size := 0
+	for n, image := range wanted {
+		config, err := archive.ParseConfig(image.Config)
+		if err != nil {
+			return 0, err
+		}
+		// A record of a layer repeats its line of the config, with some digests.
+		size += 2*len(image.Config) + 300*(len(config.History)+len(config.RootFS.DiffIDs))
+		if size > maxBatch && n > 0 {
+			return n, nil
+		}
+	}
+	return len(wanted), nil
+}
+
+func (e *Engine) putBatch(in *archive.Intake, wanted []Incoming) ([]Loaded, error) {
+	var list []Loaded
+	var chains [][]layerdb.Layer
+	err := e.update(func(tx *layerdb.Tx) error {
+		for _, image := range wanted {
+			done, chain, err := putImage(tx, in, image)
+			if err != nil {
+				return err
+			}
+			list, chains = append(list, done), append(chains, chain)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, chain := range chains {
+		e.indexIfMissing(layerNames(chain))
+	}
+	return list, nil
+}
+
+// putImage records one image and returns it with its chain.
+func putImage(tx *layerdb.Tx, in *archive.Intake, wanted Incoming) (Loaded, []layerdb.Layer, error) {
+	done := Loaded{Refs: wanted.Refs, Replaced: map[string]string{}}
+	for _, ref := range wanted.Refs {
+		old, err := tx.Tag(ref)
+		if err != nil && !errors.Is(err, layerdb.ErrNoSuchImage) {
+			return done, nil, err
+		}
+		if old != "" {
+			done.Replaced[ref] = old
+		}
+	}
+	image, err := in.Put(tx, wanted.Config, wanted.Refs...)
+	if err != nil {
+		return done, nil, err
+	}
+	done.ID = image.ID
+	for ref, old := range done.Replaced {
+		if old == image.ID {
+			delete(done.Replaced, ref)
+		}
+	}
+	chain, err := tx.Chain(image.Top)
+	return done, chain, err
+}
+
+// indexIfMissing makes the index of a chain that has none. The image is there, also
+// without: the first container would have it made.
+func (e *Engine) indexIfMissing(names []string) {
+	c, err := e.chain(names)
+	if err != nil || c.index == "" {
+		return
+	}
+	if isFile(e.store.ChainFile(c.index)) {
+		return
+	}
+	_ = e.Index(names)
+}
