@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // Registry is a registry of images in this process, on 127.0.0.1 and in memory, over
@@ -44,6 +47,19 @@ func (r *Registry) Filter(fn Filter) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.filter = fn
+}
+
+// ClosedPort returns an address of this machine, "127.0.0.1:PORT", where nobody
+// listens as long as the test runs.
+func ClosedPort(t testing.TB) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, unix.Close(fd)) })
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})) // taken, and not listened on
+	name, err := unix.Getsockname(fd)
+	require.NoError(t, err)
+	return fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
 }
 
 // ServeHTTP answers one request.
