@@ -115,7 +115,7 @@ const driverName = "varve"
 func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 	var image lookedImage
 	var chain []layerdb.Layer
-	var refs []string
+	var refs, digests []string
 	var parent string
 	err := e.store.View(func(tx *layerdb.Tx) (err error) {
 		if image, err = lookImage(tx, name); err != nil {
@@ -131,13 +131,33 @@ func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 		if refs, err = refsOf(tx, image.ID); err != nil {
 			return err
 		}
+		if digests, err = digestsOf(tx, image.ID); err != nil {
+			return err
+		}
 		parent, err = parentOf(tx, chain)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return e.describeImage(image.Image, chain, refs, parent)
+	out, err := e.describeImage(image.Image, chain, refs, parent)
+	if err == nil {
+		out.RepoDigests = append(out.RepoDigests, digests...)
+	}
+	return out, err
+}
+
+// digestsOf are the names that an image has by digest, as people know them, sorted.
+func digestsOf(tx *layerdb.Tx, id string) ([]string, error) {
+	all, err := tx.Digests()
+	var list []string
+	for name, image := range all {
+		if repository, d, ok := strings.Cut(name, "@"); ok && image == id {
+			list = append(list, familiar(repository, d))
+		}
+	}
+	slices.Sort(list)
+	return list, err
 }
 
 // refsOf are the names of an image, sorted.
