@@ -28,6 +28,7 @@ if [ "${1:-test}" = test ]; then
 	need buildah buildah
 	need runc runc
 	need skopeo skopeo
+	need docker-registry docker-registry
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.
