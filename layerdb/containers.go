@@ -22,6 +22,9 @@ func (tx *Tx) PutContainer(c Container) error {
 	if _, err := tx.Layer(c.Top); err != nil {
 		return fmt.Errorf("put container: %w", err)
 	}
+	if err := tx.writeContainerCopy(c); err != nil {
+		return fmt.Errorf("put container %s: %w", c.ID, err)
+	}
 	if err := tx.set(nameKey+c.Name, []byte(c.ID)); err != nil {
 		return err
 	}

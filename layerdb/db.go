@@ -100,13 +100,16 @@ func (s *Store) updateLocked(tx *Tx, fn func(*Tx) error) error {
 }
 
 func (s *Store) openForWriting() (*badger.DB, error) {
+	if err := s.checkDB(); err != nil {
+		return nil, s.damaged(err)
+	}
 	opt := s.badgerOptions()
 	count, size := s.tables()
 	// A large database has a table a megabyte or two, whatever one does.
 	opt.CompactL0OnClose = count-int(size>>20) >= compactAt
 	db, err := badger.Open(opt)
 	if err != nil {
-		return nil, fmt.Errorf("store %s: open the database: %w", s.root, err)
+		return nil, s.damaged(err)
 	}
 	return db, nil
 }
@@ -142,7 +145,7 @@ func (s *Store) View(fn func(*Tx) error) error {
 	}
 	defer lock.release()
 	if err != nil {
-		return fmt.Errorf("store %s: open the database: %w", s.root, err)
+		return s.damaged(err)
 	}
 	return s.read(db, fn)
 }
@@ -171,4 +174,19 @@ func (s *Store) read(db *badger.DB, fn func(*Tx) error) error {
 		err = errors.Join(err, fmt.Errorf("store %s: close: %w", s.root, closeErr))
 	}
 	return err
+}
+
+// checkDB refuses a store whose database is gone. badger would make a new one, and
+// all that the old one spoke of would be garbage.
+func (s *Store) checkDB() error {
+	ok, err := exists(s.path(dbName, "MANIFEST"))
+	if err == nil && !ok {
+		err = errors.New("it is gone")
+	}
+	return err
+}
+
+// damaged is the error of a database that can not be opened.
+func (s *Store) damaged(err error) error {
+	return fmt.Errorf("store %s: open the database: %w: %w; 'varve system check --repair' makes it again from what lies beside it", s.root, ErrDamaged, err)
 }

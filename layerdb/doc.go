@@ -11,7 +11,9 @@
 //   - a [Tx] is one short look at, or change of, the records;
 //   - an index, of a chain, is a file beside the records that can be made again at any
 //     time ([Store.ChainFile]);
-//   - a [Stage] is a directory nobody knows yet, until it is published.
+//   - a [Stage] is a directory nobody knows yet, until it is published;
+//   - a copy, of a record, is a file beside the database, from which [Store.Repair]
+//     makes that again.
 //
 // Its law: a record never names bytes that are not there. Bytes are written to a
 // stage, made durable, and moved into place inside the transaction that records

@@ -16,6 +16,7 @@ func (tx *Tx) PutImage(i Image) error {
 			return fmt.Errorf("put image: %w", err)
 		}
 	}
+	tx.touch(i.ID)
 	return putJSON(tx, imageKey+i.ID, &i)
 }
 
@@ -36,6 +37,7 @@ func (tx *Tx) Images() ([]Image, error) {
 
 // DeleteImage forgets the image and every tag and digest that names it.
 func (tx *Tx) DeleteImage(id string) error {
+	tx.touch(id)
 	for _, space := range []string{tagKey, digestKey} {
 		names, err := tx.names(space)
 		if err != nil {
@@ -68,11 +70,29 @@ func (tx *Tx) SetTag(ref, imageID string) error {
 	if _, err := tx.Image(imageID); err != nil {
 		return fmt.Errorf("tag %s: %w", Familiar(ref), err)
 	}
+	if err := tx.touchTagged(ref); err != nil {
+		return err
+	}
+	tx.touch(imageID)
 	return tx.set(tagKey+ref, []byte(imageID))
 }
 
 // DeleteTag forgets the full reference ref.
-func (tx *Tx) DeleteTag(ref string) error { return tx.remove(tagKey + ref) }
+func (tx *Tx) DeleteTag(ref string) error {
+	if err := tx.touchTagged(ref); err != nil {
+		return err
+	}
+	return tx.remove(tagKey + ref)
+}
+
+// touchTagged touches the image that has the name now, if there is one.
+func (tx *Tx) touchTagged(ref string) error {
+	id, err := tx.get(tagKey + ref)
+	if id != nil {
+		tx.touch(string(id))
+	}
+	return err
+}
 
 // Tags returns the image ID of every full reference.
 func (tx *Tx) Tags() (map[string]string, error) { return tx.names(tagKey) }
@@ -83,6 +103,7 @@ func (tx *Tx) SetDigest(repository string, d digest.Digest, imageID string) erro
 	if _, err := tx.Image(imageID); err != nil {
 		return fmt.Errorf("note the digest %s: %w", d, err)
 	}
+	tx.touch(imageID)
 	return tx.set(digestKey+repository+"@"+d.String(), []byte(imageID))
 }
 

@@ -61,6 +61,8 @@ func other(do string) error {
 		return s.RemoveContainer("old")
 	case "sweep":
 		return s.Sweep()
+	case "probe":
+		return s.Probe()
 	case "index":
 		return s.PutChainFile(newLayer.ChainID, func(path string) error { return os.WriteFile(path, []byte("second"), 0o600) })
 	}

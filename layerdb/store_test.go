@@ -34,6 +34,7 @@ func stageLayer(t *testing.T, s *Store, tx *Tx, parent *Layer, content string) L
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(filepath.Join(st.Path(), "diff"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(st.Path(), "diff", "file"), []byte(content), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(st.Path(), "tar-split.gz"), nil, 0o600))
 	require.NoError(t, tx.Publish(st, s.LayerDir(l.DiffID)))
 	require.NoError(t, tx.PutLayer(l))
 	return l

@@ -13,14 +13,38 @@ import (
 
 // Sweep removes what crashes left: stages of processes that have ended, layer
 // directories that no record names, container directories without a record,
-// records of containers without a directory, and indexes of chains that no image
-// and no container stands on.
+// records of containers without a directory, indexes of chains that no image and no
+// container stands on, and copies of records that are not there.
 func (s *Store) Sweep() error {
 	err := s.Update(func(tx *Tx) error {
-		return errors.Join(tx.sweepLayers(), tx.sweepContainers(), tx.sweepChains())
+		if err := tx.checkAge(); err != nil {
+			return err
+		}
+		return errors.Join(tx.sweepLayers(), tx.sweepContainers(), tx.sweepChains(), tx.sweepCopies())
 	})
 	return errors.Join(err, s.SweepStages())
 }
+
+// checkAge fails with ErrDamaged if a copy of a record is of a later change than the
+// database knows of: what a database that was put back to an older state does not
+// name must not be swept. A process that was killed between writing the copy and
+// committing the change looks the same; the next change, or a repair, mends it.
+func (tx *Tx) checkAge() error {
+	count, err := tx.count()
+	if err != nil {
+		return err
+	}
+	images, _, _ := tx.store.readCopies()
+	for _, c := range images {
+		if c.Update > count {
+			return tx.store.damaged(errOlder)
+		}
+	}
+	return nil
+}
+
+// errOlder: the database was put back to an older state, or lost changes.
+var errOlder = errors.New("it is older than the copies beside it")
 
 // sweepLayers marks the layer directories without a record as trash.
 func (tx *Tx) sweepLayers() error {

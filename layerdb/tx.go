@@ -39,10 +39,11 @@ type Tx struct {
 	write bool
 
 	after      []func()
-	published  []string // directories moved into place by this transaction
-	trash      []string // directories to move away after it
-	trashFiles []string // files to remove after it
-	spare      []*Stage // stages whose place was taken already
+	published  []string        // directories moved into place by this transaction
+	trash      []string        // directories to move away after it
+	trashFiles []string        // files to remove after it
+	spare      []*Stage        // stages whose place was taken already
+	touched    map[string]bool // images whose copy is to be written or removed
 }
 
 // AfterCommit has fn called when the change is durable, while the database is
@@ -55,21 +56,30 @@ func (tx *Tx) runAfter() {
 	}
 }
 
-// mark ends an update: it drops void records and writes the two outer keys.
+// mark ends an update: it drops void records, writes the copies of what was changed
+// and the two outer keys.
 func (tx *Tx) mark() error {
 	if err := tx.dropVoid(); err != nil {
 		return err
 	}
-	count := uint64(0)
-	raw, err := tx.get(firstKey)
+	count, err := tx.count()
 	if err != nil {
 		return err
 	}
-	if len(raw) == 8 {
-		count = binary.BigEndian.Uint64(raw)
+	if err := tx.writeCopies(count + 1); err != nil {
+		return err
 	}
-	raw = binary.BigEndian.AppendUint64(nil, count+1)
+	raw := binary.BigEndian.AppendUint64(nil, count+1)
 	return errors.Join(tx.set(firstKey, raw), tx.set(lastKey, raw))
+}
+
+// count is how many updates there were.
+func (tx *Tx) count() (uint64, error) {
+	raw, err := tx.get(firstKey)
+	if err != nil || len(raw) != 8 {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(raw), nil
 }
 
 // get returns the value of key, nil if it is not there.

@@ -64,6 +64,40 @@ func TarSize(layerDir string) (int64, error) {
 	}
 }
 
+// CheckLayer tells whether every file that the layer's tar has is there, and has its
+// size. It reads the tar-split and looks at the files, but does not read them. The
+// error wraps ErrDigest, or is that of a system call.
+func CheckLayer(layerDir string) error {
+	s, err := openSplit(layerDir)
+	if err != nil {
+		return fmt.Errorf("read layer: %w", err)
+	}
+	defer s.close()
+	for {
+		e, err := s.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil && e.Type == storage.FileType && e.Size > 0 {
+			if err = s.look(e); err != nil {
+				err = fmt.Errorf("file %q: %w", e.GetName(), err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// look opens the file of an entry, and closes it.
+func (s *split) look(e *storage.Entry) error {
+	file, err := s.openFile(e)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
 // split reads what a splitter wrote.
 type split struct {
 	dir  int // the layer directory
@@ -150,26 +184,35 @@ func (s *split) assemble(w io.Writer) error {
 
 // payload writes the file that the entry refers to, and checks that it is still
 // the one that was stored.
-func (s *split) payload(w io.Writer, e *storage.Entry) (err error) {
+func (s *split) payload(w io.Writer, e *storage.Entry) error {
+	file, err := s.openFile(e)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // read only
+	return s.copy(w, file, e)
+}
+
+// openFile opens the file that the entry refers to, if it is one of its size.
+func (s *split) openFile(e *storage.Entry) (*os.File, error) {
 	where := s.kept.locate(e.Position, e.GetName())
 	// O_NONBLOCK: a FIFO in the place of the file must not stop us.
 	fd, err := at.Beneath(s.dir, where, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w: %w", ErrDigest, err)
+		return nil, fmt.Errorf("%w: %w", ErrDigest, err)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), where)
-	defer func() { _ = file.Close() }() // read only
 	info, err := file.Stat()
-	switch {
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular(), info.Size() != e.Size:
-		return fmt.Errorf("%w: it is no longer a file of %d bytes", ErrDigest, e.Size)
+	if err == nil && (!info.Mode().IsRegular() || info.Size() != e.Size) {
+		err = fmt.Errorf("%w: it is no longer a file of %d bytes", ErrDigest, e.Size)
 	}
-	return s.copy(w, file, e)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 func (s *split) copy(w io.Writer, file io.Reader, e *storage.Entry) error {

@@ -316,7 +316,7 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 	out := &ContainerInspect{
 		ID: c.ID, Created: inspectTime(c.Created), Args: []string{}, State: inspectState(state), Image: "sha256:" + c.ImageID,
 		Name: "/" + c.Name, Driver: driverName, Platform: "linux", Mounts: []InspectMount{}, Layers: spec.Layers,
-		Upper: filepath.Join(e.store.ContainerDir(c.ID), upperName), Index: e.indexFile(spec.Layers),
+		Upper: e.upper(c.ID), Index: e.indexFile(spec.Layers),
 		HostConfig:      InspectHostConfig{Binds: []string{}, NetworkMode: "host", AutoRemove: spec.Remove},
 		NetworkSettings: InspectNetwork{Ports: map[string][]struct{}{}},
 	}
