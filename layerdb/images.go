@@ -103,6 +103,7 @@ func (tx *Tx) SetDigest(repository string, d digest.Digest, imageID string) erro
 	if _, err := tx.Image(imageID); err != nil {
 		return fmt.Errorf("note the digest %s: %w", d, err)
 	}
+	tx.touch(imageID)
 	return tx.set(digestKey+repository+"@"+d.String(), []byte(imageID))
 }
 

@@ -1,6 +1,8 @@
 package layerdb
 
 import (
+	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -39,4 +41,18 @@ func (tx *Tx) AddOrigin(diffID digest.Digest, o Origin) error {
 	list = slices.DeleteFunc(list, func(old Origin) bool { return old == o })
 	list = slices.Insert(list, 0, o)
 	return putJSON(tx, originKey+diffID.String(), list[:min(len(list), maxOrigins)])
+}
+
+// allOrigins returns the origins of all layers by their diff IDs.
+func (tx *Tx) allOrigins() (map[string][]Origin, error) {
+	all := map[string][]Origin{}
+	err := tx.each(originKey, func(diffID string, raw []byte) error {
+		var list []Origin
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return fmt.Errorf("read %s%s: %w", originKey, diffID, err)
+		}
+		all[diffID] = list
+		return nil
+	})
+	return all, err
 }

@@ -34,6 +34,7 @@ if [ "${1:-test}" = test ]; then
 	need bzip2 bzip2
 	need zstd zstd
 	need dockerd docker.io
+	need docker-registry docker-registry
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.

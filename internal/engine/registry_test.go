@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -196,6 +197,46 @@ func TestPullAgainFetchesNoLayer(t *testing.T) {
 // layers are the requests for a layer.
 func (r *remote) layers(l part) []string {
 	return r.Requests("GET /v2/me/x/blobs/" + l.Digest.String())
+}
+
+// TestPullOfEveryCompression: docker's types of OCI's layers, zstd, and none.
+func TestPullOfEveryCompression(t *testing.T) {
+	r, e := newRemote(t), newEngine(t)
+	zipped := layer(t, "a", "gzip")
+	zipped.MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	plain := layer(t, "b", "plain")
+	z, err := gzip.NewReader(bytes.NewReader(plain.data))
+	require.NoError(t, err)
+	plain.data, err = io.ReadAll(z)
+	require.NoError(t, err)
+	plain.Descriptor = descriptor(v1.MediaTypeImageLayer, plain.data)
+	fast := layer(t, "c", "zstd")
+	z, err = gzip.NewReader(bytes.NewReader(fast.data))
+	require.NoError(t, err)
+	raw, err := io.ReadAll(z)
+	require.NoError(t, err)
+	w, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	fast.data = w.EncodeAll(raw, nil)
+	require.NoError(t, w.Close())
+	fast.Descriptor = descriptor(v1.MediaTypeImageLayerZstd, fast.data)
+
+	r.publish(t, "1", []part{zipped, plain, fast}, nil)
+	_, err = e.Pull(t.Context(), r.name+":1", PullOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "gzip", content(t, e, zipped, "a"))
+	require.Equal(t, "plain", content(t, e, plain, "b"))
+	require.Equal(t, "zstd", content(t, e, fast, "c"))
+
+	// Pushed again they keep their forms, under OCI's names.
+	require.NoError(t, tagAs(e, r.name+":1", r.name+":2"))
+	_, err = e.Push(t.Context(), r.name+":2", PushOptions{})
+	require.NoError(t, err)
+	var types []string
+	for _, l := range r.manifest(t, r.name, "2").Layers {
+		types = append(types, l.MediaType)
+	}
+	require.Equal(t, []string{v1.MediaTypeImageLayerGzip, v1.MediaTypeImageLayer, v1.MediaTypeImageLayerZstd}, types)
 }
 
 func TestPullByDigestOnly(t *testing.T) {

@@ -209,6 +209,35 @@ func TestRedirectOfAPushGetsNoCredentials(t *testing.T) {
 	}
 }
 
+// TestRedirectOfALoginIsRefused: a token service that sends the exchange of a token,
+// which is in the request's body, to another host.
+func TestRedirectOfALoginIsRefused(t *testing.T) {
+	reg, r := start(t)
+	where, asked := other(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"access_token":"x"}`) })
+	writeConfig(t, fmt.Sprintf(`{"auths":{%q:{"auth":"PHRva2VuPjp4","identitytoken":"secret"}}}`, reg.Host))
+	target, forms := reg.Host, 0
+	reg.Filter(func(w http.ResponseWriter, req *http.Request, _ http.Handler) {
+		switch req.URL.Path {
+		case "/token":
+			require.Equal(t, "secret", req.FormValue("refresh_token"))
+			forms++
+			http.Redirect(w, req, "http://"+target+"/elsewhere", http.StatusTemporaryRedirect)
+		case "/elsewhere":
+			_, _ = io.WriteString(w, `{"access_token":"x"}`)
+		default:
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, reg.Host))
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	_, err := Open(t.Context(), r.Name(), Options{})
+	require.NoError(t, err, "to the same host it may go")
+	target = strings.Replace(where, "127.0.0.1", "localhost", 1) // the library refuses an address
+	_, err = Open(t.Context(), r.Name(), Options{})
+	require.ErrorIs(t, err, errRedirect)
+	require.Equal(t, 2, forms)
+	require.Empty(t, *asked)
+}
+
 func TestPlainHTTPIsForLoopback(t *testing.T) {
 	noCredentials(t)
 	sent := 0

@@ -38,9 +38,11 @@ func newTransport(insecure bool) http.RoundTripper {
 	return transport.NewUserAgent(guard{t, insecure}, "varve")
 }
 
-// guard refuses plain HTTP to anything but this machine, unless it was asked for.
-// The library would also take it for private addresses and for names in .local,
-// which are other machines.
+// guard refuses two things that the library lets pass. Plain HTTP to anything but this
+// machine, unless it was asked for: the library takes it for private addresses and for
+// names in .local, too, which are other machines. And a login that is redirected to
+// another host: where a token is exchanged for another, it is in the body of the
+// request, which goes along.
 type guard struct {
 	inner http.RoundTripper
 	plain bool
@@ -50,7 +52,15 @@ func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme == "http" && !g.plain && !isLoopback(req.URL.Hostname()) {
 		return nil, fmt.Errorf("%w to %s: if you trust the network between, use --tls-verify=false", errPlain, req.URL.Host)
 	}
+	if cause := req.Response; cause != nil && req.URL.Host != cause.Request.URL.Host && isForm(req) {
+		return nil, fmt.Errorf("%w: of a login, from %s to %s", errRedirect, cause.Request.URL.Host, req.URL.Host)
+	}
 	return g.inner.RoundTrip(req)
+}
+
+// isForm: nothing but a login is sent as a form.
+func isForm(req *http.Request) bool {
+	return req.Header.Get("Content-Type") == "application/x-www-form-urlencoded"
 }
 
 func isLoopback(host string) bool {
