@@ -30,6 +30,7 @@
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
 //	runner             namespaces, the root, the terminal, the program
 //	internal/archive   layers and images as tar: unpack, pack, save, load, export
+//	internal/registry  registries of images: what they have, verified; in and out
 //	internal/index     the merged tree of one chain in one mapped file
 //	internal/uring     commands to a device through io_uring
 //	internal/at        thin fd-relative system calls: one directory fd, one name, no path walked twice
@@ -42,12 +43,13 @@
 //	                            → unionfs          → whiteout, copyup, internal/at
 //	                            → runner           → internal/at
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
+//	                            → internal/registry
 //	copyup, internal/index → whiteout, internal/at
 //	bench     → unionfs, or the built binary as a black box
 //
 // unionfs, layerdb and runner never import each other. One foreign thing a room:
-// go-fuse only in unionfs and bench, badger only in layerdb, namespace flags only
-// in runner, raw *at system calls only in internal/at.
+// go-fuse only in unionfs and bench, badger only in layerdb, the client of registries
+// only in internal/registry, namespace flags only in runner, raw *at system calls only in internal/at.
 //
 // unionfs, whiteout and copyup are a library without the engine: they are what
 // one imports to study or measure a union file system. The long account is in

@@ -26,6 +26,8 @@ type imageCopy struct {
 	Image  Image    `json:"image"`
 	Chain  []Layer  `json:"chain"` // top first
 	Tags   []string `json:"tags"`  // full references
+	// Digests are what registries call it, REPOSITORY@DIGEST.
+	Digests []string `json:"digests,omitempty"`
 }
 
 // containerCopy is containers/<id>/record.json.
@@ -54,11 +56,15 @@ func (tx *Tx) writeCopies(update uint64) error {
 	if err != nil {
 		return err
 	}
+	digests, err := tx.Digests()
+	if err != nil {
+		return err
+	}
 	if err := os.Mkdir(tx.store.path(imagesName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep a copy of an image's record: %w", err)
 	}
 	for id := range tx.touched {
-		err := tx.writeCopy(id, tags, update)
+		err := tx.writeCopy(id, namesOf(id, tags), namesOf(id, digests), update)
 		if errors.Is(err, ErrNoSuchImage) {
 			tx.trashFiles = append(tx.trashFiles, tx.store.imageCopy(id))
 			continue
@@ -70,21 +76,27 @@ func (tx *Tx) writeCopies(update uint64) error {
 	return nil
 }
 
-func (tx *Tx) writeCopy(id string, tags map[string]string, update uint64) error {
+// namesOf are those of the names that an image has, sorted.
+func namesOf(id string, names map[string]string) []string {
+	var list []string
+	for name, of := range names {
+		if of == id {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (tx *Tx) writeCopy(id string, tags, digests []string, update uint64) error {
 	image, err := tx.Image(id)
 	if err != nil {
 		return err
 	}
-	c := imageCopy{Update: update, Image: image}
+	c := imageCopy{Update: update, Image: image, Tags: tags, Digests: digests}
 	if c.Chain, err = tx.Chain(image.Top); err != nil {
 		return err
 	}
-	for ref, of := range tags {
-		if of == id {
-			c.Tags = append(c.Tags, ref)
-		}
-	}
-	slices.Sort(c.Tags)
 	raw, err := json.Marshal(c)
 	if err != nil {
 		return err

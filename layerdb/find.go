@@ -8,8 +8,8 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// FindImage finds an image by name and tag (latest if there is none), by ID, or
-// by the beginning of an ID that no other image shares. It fails with
+// FindImage finds an image by name and tag (latest if there is none), by name and
+// digest, by ID, or by the beginning of an ID that no other image shares. It fails with
 // ErrNoSuchImage or ErrAmbiguous.
 func (tx *Tx) FindImage(name string) (Image, error) {
 	if id, err := tx.findTag(name); err != nil || id != "" {
@@ -28,9 +28,13 @@ func (tx *Tx) FindImage(name string) (Image, error) {
 	return tx.Image(id)
 }
 
-// findTag returns the ID that the name has as a tag, or "". What is not a name
-// may still be an ID.
+// findTag returns the ID that the name has as a tag, or with its digest, or "". What
+// is not a name may still be an ID.
 func (tx *Tx) findTag(name string) (string, error) {
+	if repository, d, err := ParseDigestRef(name); err == nil {
+		raw, err := tx.get(digestKey + repository + "@" + d.String())
+		return string(raw), err
+	}
 	ref, err := ParseRef(name)
 	if err != nil {
 		return "", nil //nolint:nilerr // 64 hex digits, for one, are no name

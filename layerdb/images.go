@@ -1,6 +1,10 @@
 package layerdb
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+)
 
 // PutImage records a sealed image. Its top layer must be recorded.
 func (tx *Tx) PutImage(i Image) error {
@@ -31,17 +35,19 @@ func (tx *Tx) Images() ([]Image, error) {
 	return listJSON(tx, imageKey, func(i *Image, id string) { i.ID = id })
 }
 
-// DeleteImage forgets the image and every tag that names it.
+// DeleteImage forgets the image and every tag and digest that names it.
 func (tx *Tx) DeleteImage(id string) error {
 	tx.touch(id)
-	tags, err := tx.Tags()
-	if err != nil {
-		return err
-	}
-	for ref, image := range tags {
-		if image == id {
-			if err := tx.remove(tagKey + ref); err != nil {
-				return err
+	for _, space := range []string{tagKey, digestKey} {
+		names, err := tx.names(space)
+		if err != nil {
+			return err
+		}
+		for name, image := range names {
+			if image == id {
+				if err := tx.remove(space + name); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -89,11 +95,27 @@ func (tx *Tx) touchTagged(ref string) error {
 }
 
 // Tags returns the image ID of every full reference.
-func (tx *Tx) Tags() (map[string]string, error) {
-	tags := map[string]string{}
-	err := tx.each(tagKey, func(ref string, id []byte) error {
-		tags[ref] = string(id)
+func (tx *Tx) Tags() (map[string]string, error) { return tx.names(tagKey) }
+
+// SetDigest notes that in a registry the digest stands for the image in the
+// repository, which is in full and without a tag.
+func (tx *Tx) SetDigest(repository string, d digest.Digest, imageID string) error {
+	if _, err := tx.Image(imageID); err != nil {
+		return fmt.Errorf("note the digest %s: %w", d, err)
+	}
+	tx.touch(imageID)
+	return tx.set(digestKey+repository+"@"+d.String(), []byte(imageID))
+}
+
+// Digests returns the image ID of every REPOSITORY@DIGEST.
+func (tx *Tx) Digests() (map[string]string, error) { return tx.names(digestKey) }
+
+// names reads a key space that holds IDs.
+func (tx *Tx) names(space string) (map[string]string, error) {
+	names := map[string]string{}
+	err := tx.each(space, func(name string, id []byte) error {
+		names[name] = string(id)
 		return nil
 	})
-	return tags, err
+	return names, err
 }

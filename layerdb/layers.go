@@ -99,6 +99,9 @@ func (tx *Tx) Collect() (dropped []Layer, goneDiffs []digest.Digest, err error) 
 		if l.hasBytes() && !used[l.DiffID] && !slices.Contains(goneDiffs, l.DiffID) {
 			goneDiffs = append(goneDiffs, l.DiffID)
 			tx.trash = append(tx.trash, tx.store.LayerDir(l.DiffID))
+			if err := tx.remove(originKey + l.DiffID.String()); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	return dropped, goneDiffs, nil

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The names of images, by docker's grammar (distribution/reference, which is not
@@ -45,6 +47,39 @@ func ParseRef(name string) (string, error) {
 		return "", fmt.Errorf("%q: %w", name, err)
 	}
 	return r.String(), nil
+}
+
+// SplitRef splits a full reference, as ParseRef gives it, into the full repository
+// and the tag.
+func SplitRef(full string) (repository, tag string) {
+	i := strings.LastIndexByte(full, ':')
+	return full[:i], full[i+1:]
+}
+
+// ParseDigestRef reads NAME@DIGEST or NAME:TAG@DIGEST, where the tag says nothing,
+// and returns the full repository and the digest, which is of sha256. Other names
+// are an error.
+func ParseDigestRef(name string) (repository string, d digest.Digest, err error) {
+	name, text, ok := strings.Cut(name, "@")
+	if !ok {
+		return "", "", fmt.Errorf("%q: %w: it has no digest", name, errRefFormat)
+	}
+	d = digest.Digest(text)
+	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
+		return "", "", fmt.Errorf("%q: %w: %.80q is no sha256 digest", name, errRefFormat, text)
+	}
+	full, err := ParseRef(name)
+	if err != nil {
+		return "", "", err
+	}
+	repository, _ = SplitRef(full)
+	return repository, d, nil
+}
+
+// Tagged tells whether a name says a tag.
+func Tagged(name string) bool {
+	_, rest := splitDomain(name)
+	return strings.Contains(rest, ":")
 }
 
 // Familiar returns a full reference as people write it: "mine:1" for

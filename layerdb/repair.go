@@ -69,6 +69,8 @@ type records struct {
 	layers     map[string]Layer
 	images     map[string]Image
 	tags       map[string]string
+	digests    map[string]string
+	origins    map[string][]Origin // by diff ID; no copy has them, for push can do without
 	containers map[string]Container
 	count      uint64 // of the updates
 }
@@ -108,7 +110,10 @@ func (s *Store) repairLocked(damage error) (Repaired, error) {
 }
 
 func newRecords() *records {
-	return &records{layers: map[string]Layer{}, images: map[string]Image{}, tags: map[string]string{}, containers: map[string]Container{}}
+	return &records{
+		layers: map[string]Layer{}, images: map[string]Image{}, containers: map[string]Container{},
+		tags: map[string]string{}, digests: map[string]string{}, origins: map[string][]Origin{},
+	}
 }
 
 // salvage reads what can be read of the database.
@@ -139,9 +144,13 @@ func (r *records) read(tx *Tx) error {
 	}
 	tags, tagsErr := tx.Tags()
 	maps.Copy(r.tags, tags)
+	digests, digestsErr := tx.Digests()
+	maps.Copy(r.digests, digests)
+	origins, originsErr := tx.allOrigins()
+	maps.Copy(r.origins, origins)
 	count, countErr := tx.count()
 	r.count = count
-	return errors.Join(err, imagesErr, containersErr, tagsErr, countErr)
+	return errors.Join(err, imagesErr, containersErr, tagsErr, digestsErr, originsErr, countErr)
 }
 
 // merge adds what the copies say. Of two that claim a tag the later one has it.
@@ -154,6 +163,9 @@ func (r *records) merge(images []imageCopy, containers []containerCopy) {
 			if _, ok := r.tags[ref]; !ok || c.Update >= r.count {
 				r.tags[ref] = c.Image.ID
 			}
+		}
+		for _, name := range c.Digests {
+			r.digests[name] = c.Image.ID
 		}
 	}
 	for _, c := range containers {
@@ -177,11 +189,9 @@ func (r *records) drop(s *Store) (lost []string, err error) {
 			delete(r.images, id)
 		}
 	}
-	for ref, id := range r.tags {
-		if _, ok := r.images[id]; !ok {
-			delete(r.tags, ref)
-		}
-	}
+	gone := func(_, id string) bool { _, ok := r.images[id]; return !ok }
+	maps.DeleteFunc(r.tags, gone)
+	maps.DeleteFunc(r.digests, gone)
 	for _, id := range slices.Sorted(maps.Keys(r.containers)) {
 		if ok, err := exists(s.ContainerDir(id)); err == nil && !ok {
 			delete(r.containers, id) // it was removed
@@ -244,6 +254,11 @@ func (r *records) dropLayers() {
 		reach(c.Top)
 	}
 	r.layers = reached
+	kept := map[string]bool{}
+	for _, l := range reached {
+		kept[l.DiffID.String()] = true
+	}
+	maps.DeleteFunc(r.origins, func(diffID string, _ []Origin) bool { return !kept[diffID] })
 }
 
 // nameOf is an image as its owner knows it.
@@ -334,6 +349,12 @@ func (r *records) write(s *Store, db *badger.DB) error {
 	}
 	for ref, id := range r.tags {
 		steps = append(steps, func(tx *Tx) error { return tx.set(tagKey+ref, []byte(id)) })
+	}
+	for name, id := range r.digests {
+		steps = append(steps, func(tx *Tx) error { return tx.set(digestKey+name, []byte(id)) })
+	}
+	for diffID, list := range r.origins {
+		steps = append(steps, func(tx *Tx) error { return putJSON(tx, originKey+diffID, list) })
 	}
 	for _, c := range r.containers {
 		steps = append(steps, func(tx *Tx) error {

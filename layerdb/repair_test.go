@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -27,7 +28,9 @@ func dump(t *testing.T, s *Store) []string {
 		}
 		tags, err := tx.Tags()
 		require.NoError(t, err)
-		lines = append(lines, fmt.Sprint(tags))
+		digests, err := tx.Digests()
+		require.NoError(t, err)
+		lines = append(lines, fmt.Sprint(tags), fmt.Sprint(digests))
 		containers, err := tx.Containers()
 		require.NoError(t, err)
 		for _, c := range containers {
@@ -83,6 +86,40 @@ func fill(t *testing.T, s *Store) (layers []Layer, images []Image) {
 		return err
 	}))
 	return layers, images
+}
+
+// TestRepairKeepsDigests: a name by digest was acknowledged, as one by tag.
+func TestRepairKeepsDigests(t *testing.T) {
+	s := openStore(t)
+	_, images := fill(t, s)
+	for _, i := range images[:2] {
+		require.NoError(t, s.Update(func(tx *Tx) error {
+			return tx.SetDigest("docker.io/library/also", digest.FromBytes(i.Config), i.ID)
+		}))
+	}
+	want := dump(t, s)
+	_, err := s.Repair(probe(t, s))
+	require.NoError(t, err)
+	require.Equal(t, want, dump(t, s), "from a good database")
+	require.NoError(t, os.RemoveAll(s.path(dbName)))
+	_, err = s.Repair(probe(t, s))
+	require.NoError(t, err)
+	require.Equal(t, want, dump(t, s), "from the copies")
+}
+
+// TestRepairKeepsOrigins of a database that is good.
+func TestRepairKeepsOrigins(t *testing.T) {
+	s := openStore(t)
+	layers, _ := fill(t, s)
+	origin := Origin{Repository: "docker.io/library/also", MediaType: "t", Digest: digest.FromString("x"), Size: 1}
+	require.NoError(t, s.Update(func(tx *Tx) error { return tx.AddOrigin(layers[0].DiffID, origin) }))
+	_, err := s.Repair(probe(t, s))
+	require.NoError(t, err)
+	require.NoError(t, s.View(func(tx *Tx) error {
+		list, err := tx.Origins(layers[0].DiffID)
+		require.Equal(t, []Origin{origin}, list)
+		return err
+	}))
 }
 
 // TestRepairWithoutDatabase: all that was acknowledged comes back from the copies.

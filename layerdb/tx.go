@@ -11,11 +11,13 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// The key spaces. Names and tags hold an ID as it is, all others JSON.
+// The key spaces. Names, tags and digests hold an ID as it is, all others JSON.
 const (
 	layerKey     = "layer/"
 	imageKey     = "image/"
 	tagKey       = "tag/"
+	digestKey    = "digest/" // a repository and a digest, to an image's ID
+	originKey    = "origin/" // a diff ID, to the origins of the layer
 	containerKey = "container/"
 	nameKey      = "name/" // a container's name, to its ID
 )

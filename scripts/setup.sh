@@ -28,6 +28,7 @@ if [ "${1:-test}" = test ]; then
 	need buildah buildah
 	need runc runc
 	need skopeo skopeo
+	need docker-registry docker-registry
 	need umoci umoci
 	need xz xz-utils
 	need bzip2 bzip2

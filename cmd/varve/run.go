@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,6 +16,7 @@ import (
 func (c *cli) run() *cobra.Command {
 	var opt engine.CreateOptions
 	var detach bool
+	var want wanted
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create a container from an image and run a command in it",
@@ -26,7 +28,10 @@ func (c *cli) run() *cobra.Command {
 			if detach {
 				return usage(cmd, errors.New("-d is not there yet: containers run in the foreground; put '&' behind the command"))
 			}
-			code, err := c.runForeground(opt)
+			if err := want.check(); err != nil {
+				return usage(cmd, err)
+			}
+			code, err := c.runForeground(opt, want)
 			if err != nil {
 				return exitError{codeUsage, err}
 			}
@@ -43,12 +48,13 @@ func (c *cli) run() *cobra.Command {
 	f.StringVar(&opt.Name, "name", "", "name the container (default: one is made up)")
 	f.StringArrayVarP(&opt.Env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
 	f.StringVarP(&opt.Workdir, "workdir", "w", "", "start in this directory (default: the image's)")
+	want.flags(cmd)
 	f.StringArrayVarP(&opt.Volumes, "volume", "v", nil, "show a directory of the host inside, /DIR:/DIR[:ro]")
 	return cmd
 }
 
 // runForeground runs a container with this terminal, or these pipes, around it.
-func (c *cli) runForeground(opt engine.CreateOptions) (int, error) {
+func (c *cli) runForeground(opt engine.CreateOptions, want wanted) (int, error) {
 	if opt.Terminal && opt.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
 		return 0, errors.New("the input device is not a TTY: leave out -t, or -i")
 	}
@@ -56,8 +62,15 @@ func (c *cli) runForeground(opt engine.CreateOptions) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	signals := catchSignals()
-	r, err := e.Start(opt)
+	var signals <-chan os.Signal
+	var r *engine.Run
+	err = c.withImage(e, opt.Image, want, func() error {
+		signals = catchSignals()
+		if r, err = e.Start(opt); err != nil {
+			signal.Reset(engine.ForwardedSignals()...) // while an image is fetched they are for us
+		}
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -56,6 +56,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(bin, raw, 0o755))
 	s := scripts{bin: bin, user: u}
+	images, closed := testenv.NewRegistry(t), testenv.ClosedPort(t)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		WorkdirRoot:   work,
@@ -64,6 +65,10 @@ func runScripts(t *testing.T, u *testenv.User) {
 			env.Setenv("VARVE_ROOT", filepath.Join(env.WorkDir, "store"))
 			env.Setenv("BUSYBOX", busybox.Tar)
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("VARVE", bin)
+			env.Setenv("REGISTRY", images.Host)
+			env.Setenv("CLOSED", closed)
+			stayHere(env.Setenv, closed)
 			env.Defer(func() { s.sweep(env) })
 			return s.give(env.WorkDir)
 		},
@@ -80,6 +85,13 @@ func runScripts(t *testing.T, u *testenv.User) {
 			"varve": s.varve, "code": s.code, "byid": s.byID, "tarlist": tarlist, "untar": s.untar, "serve": serve,
 		},
 	})
+}
+
+// stayHere has a varve that wants to leave this machine fail at once.
+func stayHere(setenv func(name, value string), closed string) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY"} {
+		setenv(name, "http://"+closed)
+	}
 }
 
 // codeEnv keeps the exit code of the last varve for the command "code".

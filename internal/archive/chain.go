@@ -21,9 +21,19 @@ const (
 	maxHistory = 1000
 )
 
-// ParseConfig reads an image's config and checks what is relied on: that it is
-// for this machine, that its diff IDs are digests, and that it is not too long.
+// ParseConfig reads an image's config as [ReadConfig] does, and checks that it is for
+// this machine.
 func ParseConfig(raw []byte) (v1.Image, error) {
+	config, err := ReadConfig(raw)
+	if err != nil {
+		return config, err
+	}
+	return config, checkPlatform(config.Platform)
+}
+
+// ReadConfig reads an image's config and checks what is relied on: that its diff IDs
+// are digests, and that it is not too long.
+func ReadConfig(raw []byte) (v1.Image, error) {
 	var config v1.Image
 	if len(raw) > maxConfig {
 		return config, fmt.Errorf("%w: the image's config has %d bytes, %d are allowed", ErrTooBig, len(raw), maxConfig)
@@ -44,7 +54,7 @@ func ParseConfig(raw []byte) (v1.Image, error) {
 			return config, fmt.Errorf("the image's config: diff ID %w", err)
 		}
 	}
-	return config, checkPlatform(config.Platform)
+	return config, nil
 }
 
 // checkPlatform refuses what this machine can not run. What is not said is taken

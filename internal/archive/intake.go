@@ -137,11 +137,12 @@ func (in *Intake) Sync() error {
 
 // Put records, in a transaction, an image of the config with these exact bytes,
 // under the full references refs, and its chain of layers, each of which must be
-// here. If the transaction fails the intake is good for Close only.
+// here. It may be for another platform: who asked for it decides. If the transaction
+// fails the intake is good for Close only.
 func (in *Intake) Put(tx *layerdb.Tx, config []byte, refs ...string) (layerdb.Image, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	parsed, err := ParseConfig(config)
+	parsed, err := ReadConfig(config)
 	if err != nil {
 		return layerdb.Image{}, err
 	}

@@ -129,18 +129,18 @@ func (p *packer) file(src, dst int, path, base string) error {
 	if kind == unix.S_IFSOCK {
 		return nil
 	}
-	if st.Nlink > 1 {
-		id := inode{st.Dev, st.Ino}
-		if first, seen := p.links[id]; seen {
-			return p.link(first, dst, path, base)
-		}
-		p.links[id] = path
-	}
 	a, err := p.attrsOf(src, base, kind)
 	if err != nil {
 		return err
 	}
 	h := a.header(path)
+	if st.Nlink > 1 {
+		id := inode{st.Dev, st.Ino}
+		if first, seen := p.links[id]; seen {
+			return p.link(first, dst, base, h)
+		}
+		p.links[id] = path
+	}
 	switch kind {
 	case unix.S_IFREG:
 		err = p.regular(src, dst, base, h, a)
@@ -158,8 +158,9 @@ func (p *packer) file(src, dst int, path, base string) error {
 	return p.owners.dress(dst, base, kind, a)
 }
 
-// link gives the copy of first one more name.
-func (p *packer) link(first string, dst int, path, base string) error {
+// link gives the copy of first one more name. Its entry says owner, mode, times and
+// attributes once more: docker and podman give a file what the last of its entries says.
+func (p *packer) link(first string, dst int, base string, h *tar.Header) error {
 	parent, name := splitName(first)
 	dir, err := at.Beneath(p.diff, parent, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -169,7 +170,8 @@ func (p *packer) link(first string, dst int, path, base string) error {
 	if err := at.Link(dir, name, dst, base); err != nil {
 		return err
 	}
-	h := &tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeLink, Name: path, Linkname: first, ModTime: time.Unix(0, 0)}
+	path := h.Name
+	h.Typeflag, h.Linkname = tar.TypeLink, first
 	return errors.Join(p.write(h), p.split.nothing(path))
 }
 

@@ -100,6 +100,7 @@ func TestPackUpper(t *testing.T) {
 			require.EqualValues(t, 8<<20+3+4+3+4, got.Size)
 			require.Equal(t, "etc/deep/link", list["etc/passwd"].Linkname)
 			require.EqualValues(t, tar.TypeLink, list["etc/passwd"].Typeflag)
+			requireSameFile(t, list["etc/deep/link"], list["etc/passwd"])
 			require.True(t, list["etc/deep/link"].ModTime.Equal(when))
 			require.Equal(t, "v\x00", list["etc/deep/link"].PAXRecords["SCHILY.xattr.user.a%3Db%25"])
 			for name, h := range list {
@@ -109,6 +110,16 @@ func TestPackUpper(t *testing.T) {
 			requireCopy(t, before, dir)
 		})
 	}
+}
+
+// requireSameFile: docker and podman give a file with several names what the last of
+// its entries says, so that has to be what the first says.
+func requireSameFile(t *testing.T, first, last *tar.Header) {
+	t.Helper()
+	require.Equal(t, first.Mode, last.Mode)
+	require.Equal(t, []int{first.Uid, first.Gid}, []int{last.Uid, last.Gid})
+	require.Equal(t, first.ModTime, last.ModTime)
+	require.Equal(t, first.PAXRecords["SCHILY.xattr.user.a%3Db%25"], last.PAXRecords["SCHILY.xattr.user.a%3Db%25"])
 }
 
 // requireCopy compares the stored files with those of the upper: the same but

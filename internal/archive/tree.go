@@ -84,7 +84,8 @@ func (t *treeWriter) file(f *File) error {
 	if f.Stat.Nlink > 1 {
 		id := inode{f.Stat.Dev, f.Stat.Ino}
 		if first, seen := t.links[id]; seen {
-			return t.tar.WriteHeader(&tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeLink, Name: name, Linkname: first, ModTime: h.ModTime})
+			h.Typeflag, h.Linkname = tar.TypeLink, first
+			return t.tar.WriteHeader(h)
 		}
 		t.links[id] = name
 	}

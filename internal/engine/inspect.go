@@ -116,6 +116,7 @@ func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 	var image lookedImage
 	var chain []layerdb.Layer
 	var refs []string
+	var digests map[string]string
 	var parent string
 	err := e.store.View(func(tx *layerdb.Tx) (err error) {
 		if image, err = lookImage(tx, name); err != nil {
@@ -131,13 +132,32 @@ func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 		if refs, err = refsOf(tx, image.ID); err != nil {
 			return err
 		}
+		if digests, err = tx.Digests(); err != nil {
+			return err
+		}
 		parent, err = parentOf(tx, chain)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return e.describeImage(image.Image, chain, refs, parent)
+	out, err := e.describeImage(image.Image, chain, refs, parent)
+	if err == nil {
+		out.RepoDigests = append(out.RepoDigests, digestsOf(digests, image.ID)...)
+	}
+	return out, err
+}
+
+// digestsOf are the names that an image has by digest, as people know them, sorted.
+func digestsOf(all map[string]string, id string) []string {
+	var list []string
+	for name, image := range all {
+		if repository, d, ok := strings.Cut(name, "@"); ok && image == id {
+			list = append(list, familiar(repository, d))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // refsOf are the names of an image, sorted.

@@ -36,7 +36,7 @@ func addSaved(tx *layerdb.Tx, images *[]archive.SaveImage, name string) error {
 	if err != nil {
 		return err
 	}
-	refuse := fmt.Errorf("cannot save %s: it stands on this machine's own files, which are no layer that could be packed; "+
+	refuse := fmt.Errorf("the image %s stands on this machine's own files, which are no layer that could be packed; "+
 		"'varve export' writes all that a container of it sees to a tar", name)
 	if found.host != nil {
 		return refuse

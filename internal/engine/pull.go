@@ -1,0 +1,287 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/registry"
+	"github.com/varvefs/varve/layerdb"
+)
+
+// PullOptions are what `varve pull` asks for. The zero value works.
+type PullOptions struct {
+	Platform string   // os/arch[/variant], "" for this machine's
+	AllTags  bool     // of the repository; then the name must not have one
+	Insecure bool     // any certificate will do, and plain HTTP
+	Progress Progress // nil for nobody
+}
+
+// Progress is told how far a layer has come. It is called by several goroutines, and
+// has to return at once.
+type Progress func(Step)
+
+// A Step is what there is to tell of a layer.
+type Step struct {
+	Layer       digest.Digest // as the registry knows it, or the diff ID before it does
+	What        string        // "Pulling", "Already exists", …
+	Done, Total int64         // bytes; Total is 0 where nothing travels
+}
+
+// travellers is how many layers travel at a time; docker's number.
+const travellers = 3
+
+// Pull fetches an image, or all images of a repository, that a registry has under the
+// name, and returns the full references under which they are here now, also if
+// another of them could not be had. Layers that
+// are here already are not fetched. Nothing is seen of an image before all of it is
+// here. It has to run [Inside].
+func (e *Engine) Pull(ctx context.Context, name string, opt PullOptions) ([]string, error) {
+	repository, references, err := pulled(name, opt.AllTags)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Sweep(); err != nil {
+		return nil, err
+	}
+	repo, err := registry.Open(ctx, repository, registry.Options{Insecure: opt.Insecure})
+	if err != nil {
+		return nil, err
+	}
+	if opt.AllTags {
+		if references, err = repo.Tags(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var refs []string
+	var errs []error
+	for _, reference := range references {
+		ref, err := e.pull(ctx, repo, reference, opt)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pull %s: %w", familiar(repository, reference), err))
+			continue
+		}
+		refs = append(refs, ref)
+	}
+	return refs, errors.Join(errs...)
+}
+
+// pulled reads a name: the repository, and the tag or digest, unless all tags are
+// wanted.
+func pulled(name string, all bool) (repository string, references []string, err error) {
+	if repository, d, err := layerdb.ParseDigestRef(name); err == nil && !all {
+		return repository, []string{d.String()}, nil
+	}
+	ref, err := layerdb.ParseRef(name)
+	switch {
+	case err != nil:
+		return "", nil, err
+	case ref == hostRef:
+		return "", nil, errors.New("the image host is this machine: it is here")
+	case all && layerdb.Tagged(name):
+		return "", nil, errors.New("tag can't be used with --all-tags/-a")
+	}
+	repository, tag := layerdb.SplitRef(ref)
+	return repository, []string{tag}, nil
+}
+
+// fullRef is a reference in a repository: by tag or by digest.
+func fullRef(repository, reference string) string {
+	if digest.Digest(reference).Validate() == nil {
+		return repository + "@" + reference
+	}
+	return repository + ":" + reference
+}
+
+func familiar(repository, reference string) string {
+	if digest.Digest(reference).Validate() == nil {
+		repo, _ := layerdb.RepoTag(repository + ":latest")
+		return repo + "@" + reference
+	}
+	return layerdb.Familiar(repository + ":" + reference)
+}
+
+// IsNoSuchImage tells whether something failed because an image is not here.
+func IsNoSuchImage(err error) bool { return errors.Is(err, layerdb.ErrNoSuchImage) }
+
+// puller is one image on its way here.
+type puller struct {
+	engine   *Engine
+	repo     *registry.Repository
+	manifest registry.Manifest
+	config   []byte
+	diffIDs  []digest.Digest // of the manifest's layers, in their order
+	intake   *archive.Intake
+	progress Progress
+}
+
+// pull fetches one image.
+func (e *Engine) pull(ctx context.Context, repo *registry.Repository, reference string, opt PullOptions) (ref string, err error) {
+	p := &puller{engine: e, repo: repo, progress: opt.Progress}
+	if p.progress == nil {
+		p.progress = func(Step) {}
+	}
+	if err := p.look(ctx, reference, opt.Platform); err != nil {
+		return "", err
+	}
+	p.intake = archive.NewIntake(e.store, archive.UnpackOptions{})
+	defer func() { err = errors.Join(err, p.intake.Close()) }()
+	if err := p.fetch(ctx); err != nil {
+		return "", err
+	}
+	ref = fullRef(repo.Name(), reference)
+	return ref, p.record(ref)
+}
+
+// look reads what the image consists of, and refuses what can not be used before
+// anything large is fetched.
+func (p *puller) look(ctx context.Context, reference, platform string) (err error) {
+	if p.manifest, err = p.repo.Manifest(ctx, reference, platform); err != nil {
+		return err
+	}
+	for _, l := range p.manifest.Layers {
+		if err := archive.CheckLayerType(l.MediaType); err != nil {
+			return err
+		}
+	}
+	if p.config, err = p.repo.Config(ctx, p.manifest); err != nil {
+		return err
+	}
+	config, err := archive.ReadConfig(p.config)
+	if err != nil {
+		return err
+	}
+	if p.diffIDs = config.RootFS.DiffIDs; len(p.diffIDs) != len(p.manifest.Layers) {
+		return fmt.Errorf("%w: its manifest has %d layers, and its configuration %d",
+			registry.ErrUnsupported, len(p.manifest.Layers), len(p.diffIDs))
+	}
+	return registry.CheckPlatform(config, platform)
+}
+
+// fetch brings the layers that are missing, side by side.
+func (p *puller) fetch(ctx context.Context) error {
+	missing, err := p.intake.Missing(p.diffIDs)
+	if err != nil {
+		return err
+	}
+	var wanted []int // places in the manifest; each diff ID once
+	for i, id := range p.diffIDs {
+		l := p.manifest.Layers[i]
+		switch {
+		case !slices.Contains(missing, id):
+			p.progress(Step{Layer: l.Digest, What: "Already exists"})
+		case slices.Index(p.diffIDs, id) == i:
+			p.progress(Step{Layer: l.Digest, What: "Waiting"})
+			wanted = append(wanted, i)
+		}
+	}
+	return sideBySide(ctx, wanted, func(ctx context.Context, i int) error {
+		return p.take(ctx, p.manifest.Layers[i], p.diffIDs[i])
+	})
+}
+
+// take fetches one layer and unpacks it as it comes.
+func (p *puller) take(ctx context.Context, l v1.Descriptor, diffID digest.Digest) error {
+	blob := p.repo.Blob(ctx, l)
+	defer func() { _ = blob.Close() }() // only read
+	step := Step{Layer: l.Digest, What: "Pulling", Total: l.Size}
+	err := p.intake.Take(&counter{r: blob, step: step, tell: p.progress},
+		archive.Blob{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size, DiffID: diffID})
+	if err == nil {
+		p.progress(Step{Layer: l.Digest, What: "Pull complete"})
+	}
+	return err
+}
+
+// record makes the image known, all at once, and its chain's index.
+func (p *puller) record(ref string) error {
+	if err := p.intake.Sync(); err != nil {
+		return err
+	}
+	var layers []layerdb.Layer
+	err := p.engine.update(func(tx *layerdb.Tx) error {
+		image, err := p.intake.Put(tx, p.config)
+		if err != nil {
+			return err
+		}
+		if _, _, err := layerdb.ParseDigestRef(ref); err != nil { // a tag
+			err = tx.SetTag(ref, image.ID)
+			if err != nil {
+				return err
+			}
+		}
+		if err := tx.SetDigest(p.repo.Name(), p.manifest.Named, image.ID); err != nil {
+			return err
+		}
+		layers, err = tx.Chain(image.Top)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p.engine.indexIfMissing(layerNames(layers))
+	return p.engine.noteOrigins(p.repo.Name(), p.diffIDs, p.manifest.Layers)
+}
+
+// noteOrigins keeps in what form a registry has layers, so that push need not make
+// and send them again.
+func (e *Engine) noteOrigins(repository string, diffIDs []digest.Digest, forms []v1.Descriptor) error {
+	if len(diffIDs) == 0 {
+		return nil
+	}
+	return e.update(func(tx *layerdb.Tx) error {
+		for i, id := range diffIDs {
+			o := layerdb.Origin{Repository: repository, MediaType: forms[i].MediaType, Digest: forms[i].Digest, Size: forms[i].Size}
+			if err := tx.AddOrigin(id, o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// counter tells how far the reading of a layer has come.
+type counter struct {
+	r    io.Reader
+	step Step
+	tell Progress
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if n > 0 {
+		c.step.Done += int64(n)
+		c.tell(c.step)
+	}
+	return n, err
+}
+
+// sideBySide calls fn for every item, some at a time, and returns the first error,
+// after which it begins no other and the context of those under way ends.
+func sideBySide[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	room := make(chan struct{}, travellers)
+	for _, item := range list {
+		room <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-room }()
+			if err := fn(ctx, item); err != nil {
+				cancel(err) // of several the first stays
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
