@@ -29,12 +29,12 @@ if [ "${1:-test}" = test ]; then
 	need buildah buildah
 	need runc runc
 	need skopeo skopeo
+	need docker-registry docker-registry
 	need umoci umoci
 	need xz xz-utils
 	need bzip2 bzip2
 	need zstd zstd
 	need dockerd docker.io
-	need docker-registry docker-registry
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,6 +103,7 @@ func imageRows(list []engine.ImageInfo, opt imagesOptions) []imageRow {
 	for _, i := range list {
 		for _, n := range i.Names() {
 			row(n.Repository, n.Tag, i.ID, i.Created, i.Size)
+			rows[len(rows)-1].Digest = digestIn(n.Repository, i.Digests)
 		}
 		if len(i.Refs) == 0 {
 			row(none, none, i.ID, i.Created, i.Size)
@@ -114,6 +116,16 @@ func imageRows(list []engine.ImageInfo, opt imagesOptions) []imageRow {
 		}
 	}
 	return rows
+}
+
+// digestIn is the digest by which a repository has an image.
+func digestIn(repository string, names []string) string {
+	for _, name := range names {
+		if d, ok := strings.CutPrefix(name, repository+"@"); ok {
+			return d
+		}
+	}
+	return none
 }
 
 // unique leaves the first row of each ID.

@@ -65,6 +65,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			env.Setenv("VARVE_ROOT", filepath.Join(env.WorkDir, "store"))
 			env.Setenv("BUSYBOX", busybox.Tar)
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("VARVE", bin)
 			env.Setenv("REGISTRY", images.Host)
 			env.Setenv("CLOSED", closed)
 			stayHere(env.Setenv, closed)

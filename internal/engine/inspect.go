@@ -115,7 +115,8 @@ const driverName = "varve"
 func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 	var image lookedImage
 	var chain []layerdb.Layer
-	var refs, digests []string
+	var refs []string
+	var digests map[string]string
 	var parent string
 	err := e.store.View(func(tx *layerdb.Tx) (err error) {
 		if image, err = lookImage(tx, name); err != nil {
@@ -131,7 +132,7 @@ func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 		if refs, err = refsOf(tx, image.ID); err != nil {
 			return err
 		}
-		if digests, err = digestsOf(tx, image.ID); err != nil {
+		if digests, err = tx.Digests(); err != nil {
 			return err
 		}
 		parent, err = parentOf(tx, chain)
@@ -142,14 +143,13 @@ func (e *Engine) inspectImage(name string) (*ImageInspect, error) {
 	}
 	out, err := e.describeImage(image.Image, chain, refs, parent)
 	if err == nil {
-		out.RepoDigests = append(out.RepoDigests, digests...)
+		out.RepoDigests = append(out.RepoDigests, digestsOf(digests, image.ID)...)
 	}
 	return out, err
 }
 
 // digestsOf are the names that an image has by digest, as people know them, sorted.
-func digestsOf(tx *layerdb.Tx, id string) ([]string, error) {
-	all, err := tx.Digests()
+func digestsOf(all map[string]string, id string) []string {
 	var list []string
 	for name, image := range all {
 		if repository, d, ok := strings.Cut(name, "@"); ok && image == id {
@@ -157,7 +157,7 @@ func digestsOf(tx *layerdb.Tx, id string) ([]string, error) {
 		}
 	}
 	slices.Sort(list)
-	return list, err
+	return list
 }
 
 // refsOf are the names of an image, sorted.

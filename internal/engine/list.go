@@ -50,6 +50,7 @@ type ImageInfo struct {
 	Refs    []string        // full references, sorted; none for a nameless image
 	Layers  []layerdb.Layer // its chain, top first
 	Size    int64           // bytes of the files of all its layers
+	Digests []string        // its names by digest, REPOSITORY@DIGEST as people know them, sorted
 
 	config []byte
 }
@@ -106,6 +107,10 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 	for ref, id := range tags {
 		refs[id] = append(refs[id], ref)
 	}
+	digests, err := tx.Digests()
+	if err != nil {
+		return nil, err
+	}
 	var list []ImageInfo
 	for _, i := range images {
 		chain, err := tx.Chain(i.Top)
@@ -113,7 +118,7 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 			return nil, err
 		}
 		slices.Sort(refs[i.ID])
-		list = append(list, ImageInfo{i.ID, i.Created, refs[i.ID], chain, chainSize(chain), i.Config})
+		list = append(list, ImageInfo{i.ID, i.Created, refs[i.ID], chain, chainSize(chain), digestsOf(digests, i.ID), i.Config})
 	}
 	if tags[hostRef] != "" {
 		return list, nil
