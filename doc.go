@@ -29,7 +29,7 @@
 //	copyup             bring one file up, whole or not at all
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
 //	runner             namespaces, the root, the terminal, the program
-//	internal/archive   layers as tar: unpack, pack, save, export
+//	internal/archive   layers and images as tar: unpack, pack, save, load, export
 //	internal/registry  registries of images: what they have, verified; in and out
 //	internal/index     the merged tree of one chain in one mapped file
 //	internal/uring     commands to a device through io_uring

@@ -58,7 +58,7 @@ func peers(binary string) []peer {
 		ours(varveRing, ",transport=uring"),
 		{varveIndex, func(s *stack) (*view, error) {
 			return program(",index="+s.index, binary, "mount", "-f")(s)
-		}, []string{"64 layers", memoryGroup}},
+		}, []string{"names known", "64 layers", memoryGroup}},
 	}
 }
 

@@ -92,7 +92,7 @@ func (c *Completion) data(size int64) error {
 	}
 	c.bytes = size
 	var err error
-	c.way, err = copyData(c.Data, c.File)
+	c.way, err = copyData(c.Data, c.File, &st)
 	return err
 }
 

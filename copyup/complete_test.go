@@ -174,5 +174,5 @@ func TestMetadataSteps(t *testing.T) {
 		staged.Close()
 		require.NoError(t, at.RemoveAll(p.upper, "file"))
 	}
-	require.Equal(t, []string{"make", "mark", "chown", "xattrs", "chmod", "times", "publish"}, steps)
+	require.Equal(t, []string{"make", "nameless", "mark", "chown", "xattrs", "chmod", "times", "publish"}, steps)
 }

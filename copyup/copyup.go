@@ -18,8 +18,11 @@ type Job struct {
 	// name. Both stay the caller's.
 	Lower     int
 	LowerName string
-	// OpenData opens the data of a regular file that is not empty, for reading, where
-	// it is not the file itself that has it; nil: it is. The descriptor is Stage's.
+	// Same is an error if the regular file that was found by that name is not the one of
+	// Stat; nil: it is.
+	Same func(opened *unix.Stat_t) error
+	// OpenData opens the data, for reading, of a regular file that is marked as one of
+	// which its layer has only the metadata. The descriptor is Stage's.
 	OpenData func() (int, error)
 	// Stat is the lower file's. Its owner, mode and times are given to the copy,
 	// so a caller that maps ids puts the mapped ones here.
@@ -50,24 +53,31 @@ type Job struct {
 	before func(step string) error // tests make one step after the other fail here
 }
 
-// Staged is a finished copy in the work directory.
+// Staged is a finished copy. A regular file has no name yet, where the file system
+// knows such (O_TMPFILE); all else has one in the work directory.
 type Staged struct {
-	job  Job
-	file int         // a regular file, open for reading and writing; -1: none
-	made unix.Stat_t // of a regular file, when it was made
-	way  Way
+	job   Job
+	file  int         // a regular file, open for reading and writing, or a directory; -1: none
+	made  unix.Stat_t // of these, when it was made
+	named bool        // it is in the work directory
+	from  source
+	way   Way
 }
 
-// Stage makes the copy in the work directory, complete with owner, mode,
+// Stage makes the copy, on the file system of the work directory, complete with owner, mode,
 // attributes and times. On an error nothing is left of it. Directories are made
 // empty: what is in them is not their file. The caller ends with Publish, Nameless
 // or Discard, and Close.
 func Stage(job Job) (*Staged, error) {
-	s := &Staged{job: job, file: -1}
+	s := &Staged{job: job, file: -1, from: source{file: -1}}
 	err := s.make()
 	if err == nil {
 		err = s.dress()
 	}
+	if err == nil {
+		err = s.from.unchanged(job.Live)
+	}
+	s.from.close()
 	if err != nil {
 		s.Discard()
 		return nil, fmt.Errorf("copy up %q: %w", job.LowerName, err)
@@ -77,7 +87,14 @@ func Stage(job Job) (*Staged, error) {
 
 // Metadata tells whether only the metadata of a regular file came, as Job.Metadata
 // asks for.
-func (s *Staged) Metadata() bool { return s.job.Metadata && s.file >= 0 }
+func (s *Staged) Metadata() bool { return s.job.Metadata && s.isRegular() }
+
+func (s *Staged) isRegular() bool { return s.job.Stat.Mode&unix.S_IFMT == unix.S_IFREG }
+
+// Checked tells whether all that came of the lower file was read through one
+// descriptor, and the file was the same before and after. Of another what was read by
+// name may be of another file by now.
+func (s *Staged) Checked() bool { return s.from.checked }
 
 // Copied tells how the data came, and how many bytes of it there are, holes among
 // them.
@@ -89,8 +106,9 @@ func (s *Staged) Copied() (way Way, bytes int64) {
 }
 
 // Take gives the caller the descriptor of a regular file, open for reading and
-// writing; -1 for anything else. It is what is open already: to write is what most
-// files are brought up for.
+// writing, or of a directory, open for reading; -1 for anything else. It is what is open
+// already: to write is what most files are brought up for, and directories to have
+// something in them.
 func (s *Staged) Take() int {
 	fd := s.file
 	s.file = -1
@@ -107,7 +125,7 @@ func (s *Staged) Close() {
 // Link gives the copy a further name, for a file that has several, before it is
 // published. What is there already is not replaced: that gives EEXIST.
 func (s *Staged) Link(dir int, name string) error {
-	err := s.job.step("link", func() error { return at.Link(s.job.Work, s.job.Temp, dir, name) })
+	err := s.job.step("link", func() error { return s.link(dir, name) })
 	if err != nil {
 		return fmt.Errorf("copy up %q: %w", s.job.LowerName, err)
 	}
@@ -118,18 +136,30 @@ func (s *Staged) Link(dir int, name string) error {
 // step. What is there already is not replaced: that gives EEXIST, and the copy
 // is discarded.
 func (s *Staged) Publish(dir int, name string) error {
-	err := s.job.step("publish", func() error {
-		err := at.Rename(s.job.Work, s.job.Temp, dir, name, unix.RENAME_NOREPLACE)
-		if errors.Is(err, unix.EINVAL) { // the file system does not know the flag
-			err = renameIfAbsent(s.job.Work, s.job.Temp, dir, name)
-		}
-		return err
-	})
+	err := s.job.step("publish", func() error { return s.publish(dir, name) })
 	if err != nil {
 		s.Discard()
 		return fmt.Errorf("copy up %q: %w", s.job.LowerName, err)
 	}
 	return nil
+}
+
+func (s *Staged) link(dir int, name string) error {
+	if !s.named {
+		return at.LinkFD(s.file, dir, name)
+	}
+	return at.Link(s.job.Work, s.job.Temp, dir, name)
+}
+
+func (s *Staged) publish(dir int, name string) error {
+	if !s.named {
+		return at.LinkFD(s.file, dir, name)
+	}
+	err := at.Rename(s.job.Work, s.job.Temp, dir, name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // the file system does not know the flag
+		err = renameIfAbsent(s.job.Work, s.job.Temp, dir, name)
+	}
+	return err
 }
 
 func renameIfAbsent(work int, temp string, dir int, name string) error {
@@ -147,13 +177,27 @@ func renameIfAbsent(work int, temp string, dir int, name string) error {
 // closed.
 func (s *Staged) Nameless() (int, error) {
 	defer s.Discard()
+	if !s.named {
+		return at.Reopen(s.file, unix.O_PATH)
+	}
 	return at.Open(s.job.Work, s.job.Temp, unix.O_PATH, 0)
 }
 
 // Discard removes the copy, and closes it.
 func (s *Staged) Discard() {
 	s.Close()
-	_ = at.RemoveAll(s.job.Work, s.job.Temp) // what stays is swept at the next mount
+	if s.named {
+		_ = at.RemoveAll(s.job.Work, s.job.Temp) // what stays is swept at the next mount
+	}
+}
+
+// Place is where the copy is to be found until it is published, as package at takes
+// it: a name in a directory, or a descriptor and "".
+func (s *Staged) Place() (dir int, name string) {
+	if s.file >= 0 {
+		return s.file, ""
+	}
+	return s.job.Work, s.job.Temp
 }
 
 func (j *Job) step(name string, fn func() error) error {
@@ -169,11 +213,13 @@ func (j *Job) step(name string, fn func() error) error {
 func (s *Staged) make() error {
 	j := &s.job
 	return j.step("make", func() error {
-		switch kind := j.Stat.Mode & unix.S_IFMT; kind {
+		kind := j.Stat.Mode & unix.S_IFMT
+		s.named = kind != unix.S_IFREG
+		switch kind {
 		case unix.S_IFREG:
 			return s.makeRegular()
 		case unix.S_IFDIR:
-			return at.Mkdir(j.Work, j.Temp, 0o700)
+			return s.makeDir()
 		case unix.S_IFLNK:
 			target, err := at.Readlink(j.Lower, j.LowerName)
 			if err != nil {
@@ -210,20 +256,31 @@ func (s *Staged) dress() error {
 		}
 	}
 	return j.step("times", func() error {
-		if s.file >= 0 {
-			return at.Utimes(s.file, "", j.Stat.Atim, j.Stat.Mtim)
-		}
-		return at.Utimes(j.Work, j.Temp, j.Stat.Atim, j.Stat.Mtim)
+		dir, name := s.Place()
+		return at.Utimes(dir, name, j.Stat.Atim, j.Stat.Mtim)
 	})
 }
 
-// isOwned tells whether a regular file was made with the right owner, so that it needs
+// makeDir makes a directory and opens it.
+func (s *Staged) makeDir() (err error) {
+	j := &s.job
+	// As makeRegular does with the mode.
+	if err := at.Mkdir(j.Work, j.Temp, j.Stat.Mode&0o777|0o700); err != nil {
+		return err
+	}
+	if s.file, err = at.OpenDir(j.Work, j.Temp); err != nil {
+		return err
+	}
+	return os.NewSyscallError("fstat", unix.Fstat(s.file, &s.made))
+}
+
+// isOwned tells whether a file was made with the right owner, so that it needs
 // no chown.
 func (s *Staged) isOwned() bool {
 	return s.file >= 0 && s.made.Uid == s.job.Stat.Uid && s.made.Gid == s.job.Stat.Gid
 }
 
-// hasMode tells whether a regular file was made with the right mode. Neither a chown
+// hasMode tells whether a file was made with the right mode. Neither a chown
 // that was made after it nor what was written can have changed it: it has no setuid
 // or setgid.
 func (s *Staged) hasMode() bool {
@@ -231,52 +288,38 @@ func (s *Staged) hasMode() bool {
 }
 
 func (s *Staged) chown() error {
-	j := &s.job
-	if s.file < 0 {
-		return at.Chown(j.Work, j.Temp, int(j.Stat.Uid), int(j.Stat.Gid))
-	}
-	err := unix.Fchown(s.file, int(j.Stat.Uid), int(j.Stat.Gid))
-	return pathError("chown", j.Temp, err)
+	dir, name := s.Place()
+	return at.Chown(dir, name, int(s.job.Stat.Uid), int(s.job.Stat.Gid))
 }
 
 func (s *Staged) chmod() error {
-	j := &s.job
-	if s.file < 0 {
-		return at.Chmod(j.Work, j.Temp, j.Stat.Mode&0o7777)
-	}
-	return pathError("chmod", j.Temp, unix.Fchmod(s.file, j.Stat.Mode&0o7777))
+	dir, name := s.Place()
+	return at.Chmod(dir, name, s.job.Stat.Mode&0o7777)
 }
 
 func (s *Staged) setxattr(attr string, value []byte) error {
-	j := &s.job
-	if s.file < 0 {
-		return at.Setxattr(j.Work, j.Temp, attr, value, 0)
-	}
-	return pathError("setxattr "+attr, j.Temp, unix.Fsetxattr(s.file, attr, value, 0))
-}
-
-// pathError is as package at has it.
-func pathError(op, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &os.PathError{Op: op, Path: name, Err: err}
+	dir, name := s.Place()
+	return at.Setxattr(dir, name, attr, value, 0)
 }
 
 // copyXattrs copies all attributes but the union's own. One that this process
 // may not set, or that the upper's file system does not know, is left out, unless
 // it is one that programs set themselves (user.*) or an access list.
 func (s *Staged) copyXattrs() error {
-	j := &s.job
-	attrs, err := at.Listxattr(j.Lower, j.LowerName)
-	if err != nil {
-		return err
+	dir, name := s.from.file, ""
+	attrs := s.from.attrs
+	if dir < 0 {
+		var err error
+		dir, name = s.job.Lower, s.job.LowerName
+		if attrs, err = at.Listxattr(dir, name); err != nil {
+			return err
+		}
 	}
 	for _, attr := range attrs {
 		if whiteout.PrivateAttr(attr) {
 			continue
 		}
-		value, err := at.Getxattr(j.Lower, j.LowerName, attr)
+		value, err := at.Getxattr(dir, name, attr)
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}

@@ -163,7 +163,7 @@ func TestEveryStepFails(t *testing.T) {
 		steps := p.steps(t, name)
 		require.Contains(t, steps, "publish")
 		if name == "file" {
-			require.Equal(t, []string{"make", "data", "sync", "chown", "xattrs", "chmod", "times", "publish"}, steps)
+			require.Equal(t, []string{"make", "nameless", "data", "sync", "chown", "xattrs", "chmod", "times", "publish"}, steps)
 		}
 		for _, failing := range steps {
 			broken := errors.New(failing + " broke")
@@ -249,6 +249,60 @@ func TestPublishReplacesNothing(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(p.upperDir, "x"))
 	require.NoError(t, err)
 	require.Equal(t, "upper", string(data))
+}
+
+// TestWithoutNamelessFiles: on a file system that knows no files without a name, the
+// same comes of it, by way of the work directory.
+func TestWithoutNamelessFiles(t *testing.T) {
+	p := newPlace(t)
+	p.kinds(t)
+	stage := func() *Staged {
+		job := p.job(t, "file")
+		job.before = func(step string) error {
+			if step == "nameless" {
+				return unix.EOPNOTSUPP
+			}
+			return nil
+		}
+		staged, err := Stage(job)
+		require.NoError(t, err)
+		require.FileExists(t, filepath.Join(p.workDir, "temp"))
+		return staged
+	}
+	staged := stage()
+	require.NoError(t, staged.Link(p.upper, "second"))
+	require.NoError(t, staged.Publish(p.upper, "file"))
+	staged.Close()
+	p.requireSame(t, "file")
+	staged = stage()
+	require.ErrorIs(t, staged.Link(p.upper, "second"), unix.EEXIST)
+	require.ErrorIs(t, staged.Publish(p.upper, "file"), unix.EEXIST)
+	fd, err := stage().Nameless()
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(fd))
+	left, err := os.ReadDir(p.workDir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// TestCheckedBeforeItIsCopied: of another file than the one that was meant, nothing is.
+func TestCheckedBeforeItIsCopied(t *testing.T) {
+	p := newPlace(t)
+	p.kinds(t)
+	job := p.job(t, "file")
+	var opened unix.Stat_t
+	job.Same = func(st *unix.Stat_t) error { opened = *st; return unix.ESTALE }
+	job.before = func(step string) error { require.NotEqual(t, "data", step); return nil }
+	_, err := Stage(job)
+	require.ErrorIs(t, err, unix.ESTALE)
+	require.Equal(t, job.Stat.Ino, opened.Ino)
+	for _, name := range []string{"file", "empty", "dir", "link"} {
+		job := p.job(t, name)
+		staged, err := Stage(job)
+		require.NoError(t, err)
+		require.Equal(t, name == "file", staged.Checked(), "only a file with data is open while it is copied")
+		staged.Discard()
+	}
 }
 
 func TestNamelessAndEmpty(t *testing.T) {

@@ -14,12 +14,9 @@ import (
 
 // makeRegular makes a regular file and leaves it open, for what is to be done with
 // it here and later.
-func (s *Staged) makeRegular() (err error) {
+func (s *Staged) makeRegular() error {
 	j := &s.job
-	// The mode it is to have, if that lets us set attributes: chmod is then saved.
-	// Nobody else can reach it in the work directory.
-	mode := j.Stat.Mode&0o777 | 0o600
-	if s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOATIME, mode); err != nil {
+	if err := s.create(); err != nil {
 		return err
 	}
 	if err := unix.Fstat(s.file, &s.made); err != nil {
@@ -35,40 +32,65 @@ func (s *Staged) makeRegular() (err error) {
 			return err
 		}
 	}
-	in, err := j.openData()
-	if err != nil {
+	if err := s.from.open(j); err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(in) }() // read only
-	err = j.steady(in, func() error {
-		return j.step("data", func() (err error) { s.way, err = copyData(in, s.file); return err })
-	})
-	if err != nil {
+	if err := s.copyFrom(); err != nil || j.Volatile {
 		return err
-	}
-	if j.Volatile {
-		return nil
 	}
 	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
 }
 
-// steady does something with the lower file behind in, which must not change
-// meanwhile: what was copied would be neither the old nor the new. That is ESTALE.
-func (j *Job) steady(in int, act func() error) error {
-	var before, after unix.Stat_t
-	if err := unix.Fstat(in, &before); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	if err := act(); err != nil {
+// create makes the file without a name: it gets its first one when it is whole, and a
+// crash before that leaves nothing. That is also cheaper than to move it. File systems
+// that know no such files (NFS, FUSE) get one in the work directory.
+func (s *Staged) create() (err error) {
+	j := &s.job
+	// The mode it is to have, if that lets us set attributes: chmod is then saved.
+	// Nobody else can reach it.
+	mode := j.Stat.Mode&0o777 | 0o600
+	err = j.step("nameless", func() error { s.file, err = at.Tempfile(j.Work, mode); return err })
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) {
 		return err
 	}
-	if err := unix.Fstat(in, &after); err != nil {
-		return os.NewSyscallError("fstat", err)
+	s.named = true
+	s.file, err = at.Open(j.Work, j.Temp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOATIME, mode)
+	return err
+}
+
+// copyFrom copies the data, from the file that has it.
+func (s *Staged) copyFrom() error {
+	j := &s.job
+	if !s.from.isMetacopy() {
+		return j.step("data", func() error { return s.copyData(s.from.file, &s.from.stat) })
 	}
-	if !j.Live && (before.Size != after.Size || before.Mtim != after.Mtim) {
-		return fmt.Errorf("it changed while it was copied: %w", unix.ESTALE)
+	data := source{file: -1}
+	defer data.close()
+	err := data.openWith(j.OpenData)
+	if err == nil {
+		err = j.step("data", func() error { return s.copyData(data.file, &data.stat) })
 	}
-	return nil
+	if err == nil {
+		err = data.unchanged(j.Live)
+	}
+	return err
+}
+
+// copyData copies the data of the file behind in, which had stat when it was opened. A
+// file that ends before it should was changed.
+func (s *Staged) copyData(in int, stat *unix.Stat_t) (err error) {
+	if s.job.Live { // it may have been written to
+		var now unix.Stat_t
+		if err := unix.Fstat(in, &now); err != nil {
+			return os.NewSyscallError("fstat", err)
+		}
+		stat = &now
+	}
+	s.way, err = copyData(in, s.file, stat)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: %w", err, unix.ESTALE)
+	}
+	return err
 }
 
 // markMetacopy gives the file its size, but not before the mark: it never looks as if
@@ -80,23 +102,25 @@ func (s *Staged) markMetacopy() error {
 	return os.NewSyscallError("ftruncate", unix.Ftruncate(s.file, s.job.Stat.Size))
 }
 
-func (j *Job) openData() (int, error) {
-	if j.OpenData != nil {
-		return j.OpenData()
-	}
-	return at.Open(j.Lower, j.LowerName, unix.O_RDONLY|unix.O_NOATIME, 0)
-}
-
 // smallFile is the size up to which a file is not worth the try to share it: one
 // system call more, which few file systems grant. copy_file_range tries it, too.
 const smallFile = 64 << 10
+
+// tinyFile is the size up to which it takes longer to tell the kernel to copy a file
+// than to do it: measured on tmpfs, and the same on ext4. To share a block of a file of
+// one is not worth much.
+const tinyFile = 4 << 10
 
 // Data copies the regular file behind in to the empty one behind out: as a
 // shared copy (FICLONE) where the file system can, else extent by extent with
 // copy_file_range(2), else by reading and writing. Holes stay holes. Both
 // descriptors stay the caller's; their positions do not matter.
 func Data(in, out int) error {
-	_, err := copyData(in, out)
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	_, err := copyData(in, out, &st)
 	return err
 }
 
@@ -110,15 +134,12 @@ const (
 	ReadWrite                // through this process, at least in part
 )
 
-func copyData(in, out int) (Way, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(in, &st); err != nil {
-		return NoData, os.NewSyscallError("fstat", err)
-	}
+// copyData is Data for a file that has st.
+func copyData(in, out int, st *unix.Stat_t) (Way, error) {
 	if st.Size > smallFile && unix.IoctlFileClone(out, in) == nil {
 		return Reflink, nil
 	}
-	c := copier{in: in, out: out}
+	c := copier{in: in, out: out, plain: st.Size <= tinyFile}
 	copyAll := c.sparse
 	if st.Blocks*512 >= st.Size { // no holes, as almost always
 		copyAll = func(size int64) error { return c.extent(0, size) }

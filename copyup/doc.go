@@ -3,8 +3,8 @@
 // Its law: at every moment, also after a crash, the upper holds either nothing
 // under the name or the whole file with its owner, mode, extended attributes,
 // times and holes; or a file that is marked as one with only its metadata, whose data
-// is still below. So a copy is made in the work directory, which is on the file
-// system of the upper, and then renamed into place: [Stage], then
+// is still below. So a copy is made without a name, or in the work directory, which is on
+// the file system of the upper, and then linked or renamed into place: [Stage], then
 // [Staged.Publish]. What a crash leaves in the work directory is swept at the
 // next mount. Data that is still below comes into the marked file itself, before the
 // mark goes: [Completion].

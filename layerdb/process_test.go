@@ -57,6 +57,8 @@ func other(do string) error {
 		return addTags(s, arg)
 	case "change":
 		return change(s)
+	case "change-whole":
+		return changeWhole(s)
 	case "remove":
 		return s.RemoveContainer("old")
 	case "sweep":
@@ -125,6 +127,21 @@ func change(s *Store) error {
 	}
 	fmt.Println("acknowledged")
 	return nil
+}
+
+// changeWhole adds an image whose layer has all that a layer has.
+func changeWhole(s *Store) error {
+	st, err := s.Stage("layer")
+	if err != nil {
+		return err
+	}
+	err = errors.Join(os.Mkdir(filepath.Join(st.Path(), "diff"), 0o700), os.WriteFile(filepath.Join(st.Path(), "tar-split.gz"), nil, 0o600))
+	if err != nil {
+		return err
+	}
+	return s.Update(func(tx *Tx) error {
+		return errors.Join(tx.Publish(st, s.LayerDir(newLayer.DiffID)), tx.PutLayer(newLayer), tx.PutImage(image(newLayer, "new")))
+	})
 }
 
 var newLayer = func() Layer {

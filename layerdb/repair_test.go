@@ -241,6 +241,48 @@ func TestRepairKeepsUnknownContainers(t *testing.T) {
 	require.DirExists(t, s.path(lostName, id))
 }
 
+// TestKilledBetweenCopiesAndDatabase: the copies know of a change that was never
+// made. Nothing is swept then, and neither a repair nor the next change loses what
+// there was before.
+func TestKilledBetweenCopiesAndDatabase(t *testing.T) {
+	for name, mend := range map[string]func(t *testing.T, s *Store){
+		"repair": func(t *testing.T, s *Store) {
+			done, err := s.Repair(probe(t, s))
+			require.NoError(t, err)
+			require.ErrorIs(t, done.Damage, errOlder)
+			require.Empty(t, done.Lost)
+			require.Equal(t, 2, done.Images, "the one that was not acknowledged is whole, and there, too")
+		},
+		"change": func(t *testing.T, s *Store) {
+			require.NoError(t, s.Update(func(tx *Tx) error { return nil }))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t)
+			var old Image
+			require.NoError(t, s.Update(func(tx *Tx) error {
+				l := stageLayer(t, s, tx, nil, "old")
+				old = image(l, "old")
+				require.NoError(t, tx.PutImage(old))
+				return stageContainer(t, s, tx, Container{ID: "old", Name: "n", Top: l.ID})
+			}))
+			require.Error(t, process(t, s.Root(), "change-whole", "update: copied").Run())
+			require.ErrorIs(t, s.Sweep(), ErrDamaged)
+			mend(t, s)
+			require.NoError(t, s.Sweep())
+			require.NoError(t, s.View(func(tx *Tx) error {
+				problems, err := tx.Check()
+				require.NoError(t, err)
+				require.Empty(t, problems)
+				_, err = tx.Image(old.ID)
+				require.NoError(t, err)
+				_, err = tx.Container("old")
+				return err
+			}))
+		})
+	}
+}
+
 // TestRepairNamesWhatIsLost removes bytes, and damages copies.
 func TestRepairNamesWhatIsLost(t *testing.T) {
 	s := openStore(t)

@@ -69,6 +69,7 @@ func (tx *Tx) mark() error {
 	if err := tx.writeCopies(count + 1); err != nil {
 		return err
 	}
+	tx.store.hook("update: copied")
 	raw := binary.BigEndian.AppendUint64(nil, count+1)
 	return errors.Join(tx.set(firstKey, raw), tx.set(lastKey, raw))
 }

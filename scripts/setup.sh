@@ -23,6 +23,7 @@ if [ "${1:-test}" = test ]; then
 	need make make
 	need setcap libcap2-bin
 	need sqlite3 sqlite3
+	need strace strace
 	need useradd passwd
 	need podman podman
 	need buildah buildah

@@ -17,26 +17,64 @@ import (
 // aclDefault is the attribute that holds the list that new files inherit.
 const aclDefault = "system.posix_acl_default"
 
-// mask takes the umask from the mode of a new file, or notes the list that takes
-// its place.
-// Preconditions: parent is a directory of the upper, open as dir.
-func (fs *FS) mask(parent *node, dir int, f *newFile) error {
-	if f.kind == unix.S_IFLNK || f.of != nil {
+// inheritLocked gives f what its directory hands down: the group, and to a directory
+// the bit, of a setgid one; and it takes the umask from the mode, or notes the default
+// list that takes its place. That most directories hand down nothing is asked for once.
+// Preconditions: parent is a directory of the upper, open as dir, and parent.dir.mu is
+// held.
+func (fs *FS) inheritLocked(parent *node, dir int, f *newFile) error {
+	if f.of != nil {
 		return nil
 	}
-	if fs.opt.Override == NoOverride && !parent.dir.noACL.Load() {
-		acl, err := at.Getxattr(dir, "", aclDefault)
-		switch {
-		case err == nil:
-			f.acl = acl
-			return nil
-		case !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP):
+	if !parent.dir.plain {
+		group, err := fs.inheritGroup(dir, f)
+		if err != nil {
 			return err
 		}
-		parent.dir.noACL.Store(true)
+		if f.acl, err = fs.defaultACL(dir); err != nil {
+			return err
+		}
+		parent.dir.plain = !group && f.acl == nil
 	}
-	f.mode &^= f.umask
+	if f.kind == unix.S_IFLNK {
+		f.acl = nil
+	}
+	if f.acl == nil {
+		f.mode &^= f.umask
+	}
 	return nil
+}
+
+// inheritGroup tells whether the directory is setgid.
+func (fs *FS) inheritGroup(dir int, f *newFile) (bool, error) {
+	var st unix.Stat_t
+	if err := fs.opt.Override.statHere(dir, "", &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+		return false, err
+	}
+	f.gid = st.Gid
+	if f.kind == unix.S_IFDIR {
+		f.mode |= unix.S_ISGID
+	}
+	return true, nil
+}
+
+// defaultACL is the default list of a directory; nil if it has none that counts.
+func (fs *FS) defaultACL(dir int) ([]byte, error) {
+	if fs.opt.Override != NoOverride {
+		return nil, nil
+	}
+	acl, err := at.Getxattr(dir, "", aclDefault)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	return acl, err
+}
+
+// handsDown notes that a directory may have got something to hand down.
+func (d *upperDir) handsDown() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.plain = false
 }
 
 // shelter returns a directory in the work directory to make f in: the work

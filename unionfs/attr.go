@@ -97,6 +97,9 @@ func (fs *FS) chown(n *node, in *fuse.SetAttrIn) error {
 }
 
 func (fs *FS) chmod(n *node, mode uint32) error {
+	if n.isDir() {
+		defer n.dir.handsDown()
+	}
 	if fs.opt.Override != NoOverride {
 		return fs.restat(n, func(st *unix.Stat_t) { st.Mode = st.Mode&unix.S_IFMT | mode })
 	}
@@ -166,8 +169,12 @@ func (fs *FS) killPrivOf(n *node, uid uint32) error {
 	return fs.killPriv(n)
 }
 
-// withUpper is atUpper for callers that hold no lock.
+// withUpper is atUpper for callers that hold no lock. A regular file that is open is
+// itself what fn gets, with "".
 func (fs *FS) withUpper(n *node, fn func(dir int, name string) error) error {
+	if done, err := fs.atOpen(n, fn); done {
+		return err
+	}
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	return fs.atUpper(n, fn)

@@ -24,6 +24,9 @@ type newFile struct {
 	gid   uint32
 	// make makes it, as name in dir: a free name, so that nothing is replaced.
 	make func(dir int, name string, mode uint32) error
+	// fd, where opened says so, is the file, as make left it open.
+	fd     int
+	opened bool
 	// keep, if not nil, is called with the record once the file is in place.
 	keep func(n *node)
 	// of is the record of an existing file that gets one more name.
@@ -50,40 +53,49 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 		}
 		return at.Mknod(dir, name, f.kind|mode, f.rdev)
 	}
-	return status(fs.create(in.NodeId, f, out))
+	return status(fs.create(in.NodeId, &f, out))
 }
 
 // createRegular makes a file by opening it, and keeps it open: what follows a
 // creation is nearly always a write.
 func (fs *FS) createRegular(parent uint64, f newFile, out *fuse.EntryOut) fuse.Status {
-	fd := -1
 	f.make = func(dir int, name string, mode uint32) (err error) {
-		fd, err = at.Open(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
+		f.fd, err = at.Open(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
+		f.opened = err == nil
 		return err
 	}
 	f.keep = func(n *node) {
-		fs.fds.put(fdKey{kind: fileFD, id: n.id}, fd, true).release()
-		fd = -1
+		n.noCaps.Store(true)
+		fs.fds.put(fdKey{kind: fileFD, id: n.id}, f.fd, true).release()
+		f.opened = false
 	}
-	err := fs.create(parent, f, out)
-	if fd >= 0 {
-		_ = unix.Close(fd) // nothing was written
+	err := fs.create(parent, &f, out)
+	if f.opened {
+		_ = unix.Close(f.fd) // nothing was written
 	}
 	return status(err)
+}
+
+// place is where the file is that was made as name in dir.
+func (f *newFile) place(dir int, name string) (int, string) {
+	if f.opened {
+		return f.fd, ""
+	}
+	return dir, name
 }
 
 // Mkdir makes a directory.
 func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
 	f.make = at.Mkdir
-	return status(fs.create(in.NodeId, f, out))
+	return status(fs.create(in.NodeId, &f, out))
 }
 
 // Symlink makes a symbolic link.
 func (fs *FS) Symlink(_ <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid}
 	f.make = func(dir int, name string, _ uint32) error { return at.Symlink(target, dir, name) }
-	return status(fs.create(header.NodeId, f, out))
+	return status(fs.create(header.NodeId, &f, out))
 }
 
 // Link gives a file one more name. A lower file is brought up first.
@@ -105,11 +117,11 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 			return at.Link(oldDir, oldName, dir, name)
 		})
 	}
-	return status(fs.create(in.NodeId, f, out))
+	return status(fs.create(in.NodeId, &f, out))
 }
 
 // create makes f in the directory with node id parent and tells the kernel.
-func (fs *FS) create(parent uint64, f newFile, out *fuse.EntryOut) error {
+func (fs *FS) create(parent uint64, f *newFile, out *fuse.EntryOut) error {
 	if whiteout.Reserved(f.name) {
 		return unix.EINVAL // a layer could not hold it
 	}
@@ -125,7 +137,7 @@ func (fs *FS) create(parent uint64, f newFile, out *fuse.EntryOut) error {
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	var st unix.Stat_t
-	n, err := fs.createIn(dir, &f, &st)
+	n, err := fs.createIn(dir, f, &st)
 	if err != nil {
 		return err
 	}
@@ -162,10 +174,7 @@ func (fs *FS) createIn(parent *node, f *newFile, st *unix.Stat_t) (*node, error)
 			return nil, errors.Join(err, errIf(inLower, unix.EEXIST))
 		}
 	}
-	if err := fs.inherit(dir.fd, f); err != nil {
-		return nil, err
-	}
-	if err := fs.mask(parent, dir.fd, f); err != nil {
+	if err := fs.inheritLocked(parent, dir.fd, f); err != nil {
 		return nil, err
 	}
 	if old == nil {
@@ -186,31 +195,14 @@ func errIf(cond bool, err error) error {
 	return nil
 }
 
-// inherit gives f the group, and a directory the bit, of a setgid directory.
-func (fs *FS) inherit(dir int, f *newFile) error {
-	if f.of != nil {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := fs.opt.Override.statHere(dir, "", &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_ISGID != 0 {
-		f.gid = st.Gid
-		if f.kind == unix.S_IFDIR {
-			f.mode |= unix.S_ISGID
-		}
-	}
-	return nil
-}
-
 // makeWhole makes f as name in dir with the owner and the mode that it is to
 // have. On an error nothing is left of it.
 func (fs *FS) makeWhole(dir int, name string, f *newFile) error {
 	if err := f.make(dir, name, f.mode); err != nil || f.of != nil {
 		return err
 	}
-	err := fs.own(dir, name, f)
+	made, madeName := f.place(dir, name)
+	err := fs.own(made, madeName, f)
 	if err != nil {
 		err = errors.Join(err, at.RemoveAll(dir, name))
 	}
@@ -296,7 +288,7 @@ func keepTimes(dir int, change func() error) error {
 	if err := change(); err != nil {
 		return err
 	}
-	return at.Utimes(dir, ".", st.Atim, st.Mtim)
+	return at.Utimes(dir, "", st.Atim, st.Mtim)
 }
 
 // moveDirOver moves a directory to a name that is free or is a whiteout device,
@@ -315,7 +307,8 @@ func (fs *FS) moveDirOver(fromDir int, from string, toDir int, to string) error 
 // enter notes the new file in its directory, parent, which is open as dir.
 // Preconditions: parent.dir.mu is held.
 func (fs *FS) enter(parent *node, dir int, f *newFile, st *unix.Stat_t) (*node, error) {
-	if err := fs.opt.Override.statHere(dir, f.name, st); err != nil {
+	made, name := f.place(dir, f.name)
+	if err := fs.opt.Override.statHere(made, name, st); err != nil {
 		return nil, err
 	}
 	p, n := place{parent, f.name}, f.of

@@ -23,6 +23,7 @@ import (
 // besides, and taken away under FS.ns for writing.
 type upperDir struct {
 	mu      sync.RWMutex
+	plain   bool // it is known to hand nothing down to what is made in it
 	loaded  bool
 	removed bool
 	low     Inum // the lower directory that shows through; noInum: none, or hidden
@@ -30,7 +31,6 @@ type upperDir struct {
 	added   []*upperEntry // those that are not in the place of a lower name, by seq
 	nextSeq uint64
 	origins atomic.Int64 // entries that were copied up
-	noACL   atomic.Bool  // it is known to have no default access list
 }
 
 // upperEntry is one name that the upper mentions.
@@ -72,6 +72,16 @@ func (fs *FS) loadDir(n *node) (*upperDir, error) {
 	}
 	d.loaded = true
 	return d, nil
+}
+
+// beginEmpty is load for a directory that was just brought up: the upper says nothing
+// of it yet.
+func (d *upperDir) beginEmpty(low Inum) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.loaded {
+		d.loaded, d.low, d.entries = true, low, make(map[string]*upperEntry)
+	}
 }
 
 func (fs *FS) readUpper(n *node, d *upperDir) error {
@@ -345,13 +355,33 @@ func (fs *FS) upperFD(n *node) (*openFD, error) {
 	return fs.fds.put(key, fd, false), nil
 }
 
+// atOpen calls fn with the descriptor of n in the upper and "", if it is open: that
+// spares the kernel to look for the name.
+func (fs *FS) atOpen(n *node, fn func(dir int, name string) error) (done bool, err error) {
+	kind := fileFD
+	if n.isDir() {
+		kind = upperDirFD
+	}
+	o := fs.fds.get(fdKey{kind: kind, id: n.id}, false)
+	if o == nil {
+		return false, nil
+	}
+	defer o.release()
+	return true, fn(o.fd, "")
+}
+
 // atUpper calls fn with a descriptor of a directory that n is in, in the upper,
-// and its name there; for the root, and for a file without a name, with the file
-// itself and "".
+// and its name there; for the root, a directory that is open, and a file without a
+// name, with the file itself and "".
 // Preconditions: fs.ns is held for reading, and n is in the upper.
 func (fs *FS) atUpper(n *node, fn func(dir int, name string) error) error {
 	if n.id == 1 {
 		return fn(fs.upper, "")
+	}
+	if n.isDir() {
+		if done, err := fs.atOpen(n, fn); done {
+			return err
+		}
 	}
 	n.mu.Lock()
 	pinned := n.pinned

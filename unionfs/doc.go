@@ -10,7 +10,8 @@
 //
 //   - A [Tree] is the read-only union of the layers. It numbers its files
 //     ([Inum]), merges a directory once, when first needed, and then answers
-//     lookups without a system call (tree.go, tree_merge.go, tree_walk.go).
+//     lookups without a system call (tree.go, tree_merge.go, tree_walk.go). Who walks it
+//     finds the next directories merged already (tree_ahead.go).
 //   - An upperDir is what the upper says of one directory, and no more: names it
 //     has, names it hides. A name it does not mention is as the tree has it (dir.go).
 //   - A node is the record of a file that the upper has or that was removed. A
@@ -18,11 +19,11 @@
 //     (node.go).
 //   - A ref is either.
 //
-// How requests arrive, over /dev/fuse or io_uring, is known to transport.go and
-// uring.go alone. A request goes from the kernel to a method of [FS] in the file named after it
+// How requests arrive, over /dev/fuse (dev.go) or io_uring (uring.go), is known to
+// these two and transport.go alone. A request goes from the kernel to a method of [FS] in the file named after it
 // (lookup.go, readdir.go, io.go, attr.go, xattr.go, create.go, remove.go,
 // rename.go). What changes a lower file first calls FS.up (up.go), which has package
-// copyup make a copy in the work directory and puts it in its place, parents
+// copyup make a copy beside the view and puts it in its place, parents
 // first. What takes a name away leaves a whiteout where a layer has the name.
 //
 // # How little is asked

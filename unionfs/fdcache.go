@@ -1,7 +1,6 @@
 package unionfs
 
 import (
-	"container/list"
 	"errors"
 	"os"
 	"sync"
@@ -34,7 +33,9 @@ type fdCache struct {
 	mu    sync.Mutex
 	max   int
 	byKey map[fdKey]*openFD
-	lru   list.List // of *openFD that nobody uses, least recently used first
+	// idle is the head of a ring of those that nobody uses, least recently used first.
+	// They are linked by themselves: each request uses some, and releases them.
+	idle openFD
 }
 
 // openFD is one descriptor. It may be used from get until release.
@@ -45,13 +46,15 @@ type openFD struct {
 	cache *fdCache
 	key   fdKey
 	// guarded by cache.mu:
-	users   int
-	dropped bool          // no longer in byKey: closed with the last user
-	idle    *list.Element // nil while in use
+	users      int
+	dropped    bool // no longer in byKey: closed with the last user
+	prev, next *openFD
 }
 
 func newFDCache(limit int) *fdCache {
-	return &fdCache{max: limit, byKey: make(map[fdKey]*openFD)}
+	c := &fdCache{max: limit, byKey: make(map[fdKey]*openFD)}
+	c.idle.prev, c.idle.next = &c.idle, &c.idle
+	return c
 }
 
 // get returns the descriptor of key, or nil if there is none open that may be
@@ -118,35 +121,46 @@ func (o *openFD) release() {
 		o.close()
 		return
 	}
-	o.idle = c.lru.PushBack(o)
+	o.linkLocked()
 	c.shrinkLocked()
+}
+
+// linkLocked makes o the last of those that nobody uses.
+func (o *openFD) linkLocked() {
+	head := &o.cache.idle
+	o.prev, o.next = head.prev, head
+	o.prev.next, head.prev = o, o
+}
+
+// unlinkLocked tells whether nobody was using o.
+func (o *openFD) unlinkLocked() bool {
+	if o.next == nil {
+		return false
+	}
+	o.prev.next, o.next.prev = o.next, o.prev
+	o.prev, o.next = nil, nil
+	return true
 }
 
 func (c *fdCache) useLocked(o *openFD) {
 	o.users++
-	if o.idle != nil {
-		c.lru.Remove(o.idle)
-		o.idle = nil
-	}
+	o.unlinkLocked()
 }
 
 func (c *fdCache) dropLocked(o *openFD) {
 	delete(c.byKey, o.key)
 	o.dropped = true
-	if o.idle != nil {
-		c.lru.Remove(o.idle)
-		o.idle = nil
+	if o.unlinkLocked() {
 		o.close()
 	}
 }
 
 func (c *fdCache) shrinkLocked() {
 	for len(c.byKey) > c.max {
-		oldest := c.lru.Front()
-		if oldest == nil {
+		if c.idle.next == &c.idle {
 			return // all in use
 		}
-		c.dropLocked(oldest.Value.(*openFD))
+		c.dropLocked(c.idle.next)
 	}
 }
 

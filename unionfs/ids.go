@@ -160,7 +160,8 @@ func (fs *FS) stageKept(n *node, job copyup.Job) (staged *copyup.Staged, err err
 	if err != nil {
 		return nil, err
 	}
-	if err := fs.opt.Override.write(job.Work, job.Temp, &show); err != nil {
+	dir, name := staged.Place()
+	if err := fs.opt.Override.write(dir, name, &show); err != nil {
 		staged.Discard()
 		return nil, fmt.Errorf("copy up %q: %w", job.LowerName, err)
 	}

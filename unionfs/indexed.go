@@ -71,6 +71,8 @@ func (t *indexed) addRoot(layer int, path string) error {
 	return nil
 }
 
+func (t *indexed) listing(Inum) {} // all is known already
+
 // Close ends the mapping of the index: names that child gave are gone.
 func (t *indexed) Close() {
 	t.fds.closeAll()
@@ -209,9 +211,11 @@ func (t *indexed) unchanged(n Inum) error {
 		if err := at.Stat(dir, name, &st); err != nil {
 			return err
 		}
-		return checkSame(t, n, &st, false)
+		return t.same(n, &st)
 	})
 }
+
+func (t *indexed) same(n Inum, st *unix.Stat_t) error { return checkSame(t, n, st, false) }
 
 func (t *indexed) unique(dev, ino uint64) uint64 { return t.devs.ino(dev, ino) }
 func (t *indexed) rootFD() int                   { return t.roots[0] }

@@ -18,11 +18,25 @@ func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 		return nil, status(err)
 	}
 	defer file.release()
-	n, err := preadFull(file.fd, buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	n, err := preadFull(file.fd, buf[:min(len(buf), fs.readable(r, in))], int64(in.Offset))
 	if err != nil {
 		return nil, status(err)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// readable is how many bytes in asks for, without those that are behind the end of a
+// file, where that stays: finding it anew would be one more system call.
+func (fs *FS) readable(r ref, in *fuse.ReadIn) int {
+	size := int(in.Size)
+	if fs.live || r.n != nil {
+		return size
+	}
+	var st unix.Stat_t
+	if err := fs.tree.stat(r.low, &st); err != nil {
+		return size // opening it fails, too
+	}
+	return int(max(0, min(int64(size), st.Size-int64(in.Offset))))
 }
 
 // preadFull reads until buf is full or the file ends: a short answer would mean

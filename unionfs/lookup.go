@@ -109,7 +109,11 @@ func (fs *FS) stat(r ref, st *unix.Stat_t) error {
 // statUpper is stat for a file that is in the upper.
 // Preconditions: fs.ns is held for reading.
 func (fs *FS) statUpper(n *node, st *unix.Stat_t) error {
-	err := fs.atUpper(n, func(dir int, name string) error { return fs.opt.Override.statHere(dir, name, st) })
+	look := func(dir int, name string) error { return fs.opt.Override.statHere(dir, name, st) }
+	open, err := fs.atOpen(n, look)
+	if !open {
+		err = fs.atUpper(n, look)
+	}
 	if err != nil {
 		return err
 	}

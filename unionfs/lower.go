@@ -31,6 +31,8 @@ type lowers interface {
 	// count and child list a directory; a name is valid until Close.
 	count(dir Inum) (int, error)
 	child(dir Inum, k int) lowerName
+	// listing notes that a program reads a directory from its beginning.
+	listing(dir Inum)
 
 	// stat fills st as Tree.Stat says.
 	stat(n Inum, st *unix.Stat_t) error
@@ -43,8 +45,10 @@ type lowers interface {
 	// it; for the root with the root itself and "".
 	at(n Inum, fn func(dir int, name string) error) error
 
-	// unchanged is ESTALE if the layer has another file by now where it had n.
+	// unchanged is ESTALE if the layer has another file by now where it had n, and same
+	// if st is not of n as it was.
 	unchanged(n Inum) error
+	same(n Inum, st *unix.Stat_t) error
 
 	// unique makes an inode number unique over the devices of layers and upper.
 	unique(dev, ino uint64) uint64

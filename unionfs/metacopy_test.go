@@ -630,3 +630,27 @@ func TestMetacopyBeingEmptied(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "new", string(data))
 }
+
+// TestMetaOfAnUnlinkedFile: a file without a name whose mode changes keeps its data,
+// which is below, and gets it when it is written to.
+func TestMetaOfAnUnlinkedFile(t *testing.T) {
+	testenv.CheckLeaks(t)
+	w := newWorld(t, 1)
+	low := filepath.Join(w.lowers[0], "file")
+	want := strings.Repeat("lower data\n", 4000)
+	require.NoError(t, os.WriteFile(low, []byte(want), 0o644))
+	w.mount(t, w.options())
+	f, err := os.OpenFile(filepath.Join(w.mnt, "file"), os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, os.Remove(f.Name()))
+	require.NoError(t, f.Chmod(0o600))
+	got := make([]byte, len(want))
+	for _, first := range []byte("lL") {
+		_, err = f.ReadAt(got, 0)
+		require.NoError(t, err)
+		require.Equal(t, string(first)+want[1:], string(got))
+		_, err = f.WriteAt([]byte("L"), 0)
+		require.NoError(t, err)
+	}
+}

@@ -18,7 +18,9 @@ import (
 type Server struct {
 	fs        *FS
 	server    *fuse.Server
+	dev       *devTransport   // nil if go-fuse serves /dev/fuse
 	uring     *uringTransport // nil if all requests come over /dev/fuse
+	device    int             // a descriptor of the connection for dev and uring
 	transport Transport
 	mnt       string
 	done      chan struct{}
@@ -95,10 +97,7 @@ func (s *Server) Transport() Transport { return s.transport }
 func (s *Server) serve() {
 	most := s.fs.fds.max + len(s.fs.opt.Lowers)
 	go func() { _ = growTable(most) }() // without it only the opens that find it full are slow
-	s.server.Serve()
-	if s.uring != nil {
-		s.uring.wait()
-	}
+	s.receive()
 	s.closing.Lock()
 	s.fs.close()
 	s.closed = true

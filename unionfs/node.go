@@ -35,6 +35,9 @@ type node struct {
 	meta      atomic.Pointer[metacopy]
 	completed atomic.Bool // meta was taken away
 
+	// noCaps is of a regular file that was made here and given no capabilities since.
+	noCaps atomic.Bool
+
 	// mu guards places and pinned. Names are only taken away under FS.ns, too.
 	mu     sync.Mutex
 	places []place // its names in the upper that we know of

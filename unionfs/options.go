@@ -212,7 +212,7 @@ func within(dir, path string) bool {
 const leastFDs = 32
 
 // fdLimit is how many descriptors the cache of a union of so many layers may keep: half
-// of what the process may open beside the layers themselves, at most 4096. Too few is
+// of what the process may open beside the layers themselves, at most 8192. Too few is
 // an error.
 func fdLimit(layers int) (int, error) {
 	var r unix.Rlimit
@@ -224,5 +224,5 @@ func fdLimit(layers int) (int, error) {
 		return 0, fmt.Errorf("a union of %d directories needs %d open files, and this process may have %d: raise its limit with \"ulimit -n\": %w",
 			layers, layers+spareFDs+2*leastFDs, r.Cur, unix.EMFILE)
 	}
-	return min(rest/2, 4096), nil
+	return min(rest/2, 8192), nil
 }

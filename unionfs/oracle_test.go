@@ -163,10 +163,18 @@ func (o *oracle) tellRoots(rt require.TestingT) {
 
 func (o *oracle) close() {
 	o.tellRoots(o.t)
-	if err := o.w.server.Unmount(); err != nil {
-		o.t.Errorf("unmount: %v", err)
-	}
+	o.unmount(o.t)
 	require.NoError(o.t, os.RemoveAll(filepath.Dir(o.w.mnt)))
+}
+
+// unmount says who holds the view if it can not be unmounted, and takes it away all
+// the same: what lies below is about to be removed, and not through it.
+func (o *oracle) unmount(t require.TestingT) {
+	if err := o.w.server.Unmount(); err != nil {
+		holders := testenv.Holders(o.w.mnt)
+		require.NoError(t, o.w.server.Detach())
+		require.NoError(t, err, strings.Join(holders, "\n"))
+	}
 }
 
 // regions are the top directories that a path is drawn in: one that both clients
@@ -340,7 +348,7 @@ func direntIno(rt require.TestingT, dir, name string) uint64 {
 func (o *oracle) remount(rt *rapid.T) {
 	o.history = append(o.history, "remount")
 	o.tellRoots(rt)
-	require.NoError(rt, o.w.server.Unmount())
+	o.unmount(rt)
 	s, err := Mount(o.w.mnt, o.opt)
 	require.NoError(rt, err)
 	o.w.server = s
@@ -364,7 +372,7 @@ func (o *oracle) compareTrees(rt *rapid.T) {
 
 	// The upper as the top layer of another view shows the same.
 	o.tellRoots(rt)
-	require.NoError(rt, o.w.server.Unmount())
+	o.unmount(rt)
 	again := Options{Lowers: append([]Lower{{Path: o.w.upper}}, o.opt.Lowers...)}
 	if o.opt.Index != "" {
 		indexLayers(rt, &again, o.opt.Index+".again")

@@ -27,6 +27,9 @@ func (fs *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 // ReadDirPlus lists names with the attributes of the files, which saves the
 // kernel a lookup for each.
 func (fs *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	if in.Offset == 0 {
+		defer fs.listing(in.NodeId)
+	}
 	return fs.readdir(in, func(dir ref, e fuse.DirEntry) (bool, error) {
 		if e.Off <= dotdotOff {
 			return out.AddDirLookupEntry(e) != nil, nil
@@ -137,4 +140,11 @@ func addedEntries(d *upperDir, base, off uint64, list []fuse.DirEntry, limit int
 		list = append(list, fuse.DirEntry{Name: u.name, Mode: u.kind, Ino: u.ino, Off: base + u.seq})
 	}
 	return list
+}
+
+// listing tells the layers that a program reads a directory of theirs.
+func (fs *FS) listing(id uint64) {
+	if r, err := fs.get(id); err == nil && r.low != noInum {
+		fs.tree.listing(r.low)
+	}
 }

@@ -36,10 +36,10 @@ func (fs *FS) tempfileIn(parent *node, in *fuse.CreateIn, out *fuse.EntryOut) er
 	defer dir.release()
 	f := newFile{kind: unix.S_IFREG, mode: in.Mode & 0o7777, umask: in.Umask}
 	f.uid, f.gid = fs.creator(in.Uid, in.Gid)
-	if err := fs.inherit(dir.fd, &f); err != nil {
-		return err
-	}
-	if err := fs.mask(parent, dir.fd, &f); err != nil {
+	parent.dir.mu.Lock()
+	err = fs.inheritLocked(parent, dir.fd, &f)
+	parent.dir.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	fd, err := at.Tempfile(dir.fd, f.mode)
@@ -82,6 +82,7 @@ func (t *nodeTable) addNameless(kind uint32, ino uint64, pinned int) *node {
 	defer t.mu.Unlock()
 	n := &node{id: t.nextID, low: noInum, kind: kind, ino: ino, pinned: pinned}
 	n.upper.Store(true)
+	n.noCaps.Store(true)
 	t.nextID++
 	t.byID[n.id] = n
 	return n

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -87,52 +88,90 @@ func (s *Server) connect() (err error) {
 			return err
 		}
 	}
-	if s.uring != nil {
-		return s.connectUring()
+	if os.Geteuid() != 0 {
+		s.server, err = fuse.NewServer(s.fs.raw(), s.mnt, mountOptions(opt))
+		return err
 	}
-	s.server, err = fuse.NewServer(s.fs.raw(), s.mnt, mountOptions(opt))
+	if err = s.connectDirectly(); err != nil && s.uring != nil {
+		s.uring.dismiss()
+	}
 	return err
 }
 
-// connectUring mounts by itself, since go-fuse does not tell its descriptor.
-func (s *Server) connectUring() error {
+// connectDirectly mounts by itself, since go-fuse does not tell its descriptor, lets
+// go-fuse come to terms with the kernel, and has our own threads serve what follows.
+func (s *Server) connectDirectly() error {
 	m := mountOptions(&s.fs.opt)
 	device, err := mountDevice(s.mnt, m)
 	if err != nil {
-		s.uring.dismiss()
 		return err
 	}
 	m.DirectMount, m.DirectMountStrict = false, false
-	m.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
-	own, err := unix.FcntlInt(uintptr(device), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		err = errors.Join(err, unix.Close(device))
-	} else {
-		s.uring.device = own
-		s.server, err = fuse.NewServer(s.fs.raw(), fmt.Sprintf("/dev/fd/%d", device), m)
+	if s.uring != nil {
+		m.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
+	}
+	if s.device, err = unix.FcntlInt(uintptr(device), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		err = errors.Join(os.NewSyscallError("fcntl", err), unix.Close(device))
+	} else if s.server, err = fuse.NewServer(s.fs.raw(), fmt.Sprintf("/dev/fd/%d", device), m); err != nil {
+		err = errors.Join(err, unix.Close(s.device))
 	}
 	if err != nil {
-		s.uring.dismiss()
+		return errors.Join(err, unix.Unmount(s.mnt, unix.MNT_DETACH))
+	}
+	handler := fuse.NewProtocolServer(s.fs.raw(), mountOptions(&s.fs.opt))
+	if err = replayInit(handler, s.server.KernelSettings()); err == nil {
+		s.dev, err = newDevTransport(s.device, m.MaxWrite, handler)
+	}
+	if err != nil {
 		err = errors.Join(err, unix.Unmount(s.mnt, unix.MNT_DETACH))
+		s.server.Serve() // closes its descriptor
+		return errors.Join(err, unix.Close(s.device))
 	}
-	return err
+	if s.uring != nil {
+		s.uring.device, s.uring.handler = s.device, handler
+	}
+	return nil
+}
+
+// replayInit tells a handler what the kernel has told the server.
+func replayInit(handler *fuse.ProtocolServer, settings *fuse.InitIn) error {
+	in := unsafe.Slice((*byte)(unsafe.Pointer(settings)), unsafe.Sizeof(*settings))
+	out := make([]byte, unsafe.Sizeof(fuse.OutHeader{})+unsafe.Sizeof(fuse.InitOut{}))
+	if _, st := handler.HandleRequest([][]byte{in}, [][]byte{out}); !st.Ok() {
+		return fmt.Errorf("INIT: %v", st)
+	}
+	return nil
 }
 
 // begin lets the requests come, and returns when the view answers.
 func (s *Server) begin() error {
 	s.transport = TransportDev
 	if s.uring != nil {
-		err := s.uring.begin(s.server, fuse.NewProtocolServer(s.fs.raw(), mountOptions(&s.fs.opt)))
+		err := s.uring.begin(s.server.KernelSettings())
 		if err == nil {
 			s.transport = TransportUring
 		} else if s.fs.opt.Transport == TransportUring {
 			return err
 		}
-		if err := refusePoll(s.mnt); err != nil {
-			return err
-		}
 	}
-	return s.server.WaitMount()
+	if s.dev == nil {
+		return s.server.WaitMount()
+	}
+	return refusePoll(s.mnt)
+}
+
+// receive serves the view until it is unmounted.
+func (s *Server) receive() {
+	if s.dev != nil {
+		s.dev.serve()
+	}
+	s.server.Serve() // after dev it finds the connection ended, and closes its descriptor
+	if s.uring != nil {
+		s.uring.wait()
+	}
+	if s.dev != nil {
+		_ = unix.Close(s.device) // the connection has ended
+	}
 }
 
 // mountDevice mounts as fuse.MountOptions.DirectMount does, and returns the
@@ -167,7 +206,7 @@ func mountDevice(mountpoint string, m *fuse.MountOptions) (int, error) {
 
 // unmount is fuse.Server.Unmount, also for what was mounted by mountDevice.
 func (s *Server) unmount() (err error) {
-	if s.uring == nil {
+	if s.dev == nil {
 		return s.server.Unmount()
 	}
 	for try := range 5 {

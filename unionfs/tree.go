@@ -43,10 +43,14 @@ const noInum = ^Inum(0)
 // methods may be called from several goroutines.
 type Tree struct {
 	layers []layer
-	roots  []int // descriptors of the layers' roots
+	roots  []int    // descriptors of the layers' roots
+	alone  []uint16 // the numbers of all layers: inode.layers of what only one has is a piece of it
+	cuts   bool     // some layer has cuts
+	live   bool     // some layer is live
 	fds    *fdCache
 	devs   devTable
 	links  linkTable
+	next   ahead
 	// override is set before the first use.
 	override Override
 
@@ -78,7 +82,10 @@ type inode struct {
 }
 
 // lowerDir is a merged directory: its names, sorted.
-type lowerDir struct{ names []lowerName }
+type lowerDir struct {
+	names  []lowerName
+	listed atomic.Bool // a program has read it
+}
 
 func (d *lowerDir) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(d.names, name, func(n lowerName, name string) int {
@@ -124,6 +131,9 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 		}
 		t.roots = append(t.roots, fd)
 		t.layers = append(t.layers, layer{cut, l.Live})
+		t.cuts = t.cuts || len(cut) > 0
+		t.live = t.live || l.Live
+		t.alone = append(t.alone, uint16(i))
 		root.layers = append(root.layers, uint16(i))
 	}
 	t.inodes = []*inode{root}
@@ -132,6 +142,7 @@ func openTree(lowers []Lower, fds *fdCache) (*Tree, error) {
 
 // Close closes all descriptors of the tree, which must not be in use.
 func (t *Tree) Close() {
+	t.next.stop()
 	t.fds.closeAll()
 	for _, fd := range t.roots {
 		_ = unix.Close(fd) // a directory, read only
@@ -208,11 +219,24 @@ func (t *Tree) dirFD(layer uint16, n Inum) (*openFD, error) {
 	if o := t.fds.get(key, false); o != nil {
 		return o, nil
 	}
-	fd, err := at.Beneath(t.roots[layer], t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME)
+	fd, err := t.openDir(layer, n)
 	if err != nil {
 		return nil, stale(err)
 	}
 	return t.fds.put(key, fd, false), nil
+}
+
+// openDir opens the directory n of one layer in its parent, where that is open, else
+// on the way from the root.
+func (t *Tree) openDir(layer uint16, n Inum) (int, error) {
+	i := t.inode(n)
+	if _, moved := i.moved[layer]; !moved && n != 0 {
+		if parent := t.fds.get(fdKey{lowerDirFD, layer, uint64(i.parent)}, false); parent != nil {
+			defer parent.release()
+			return at.OpenDir(parent.fd, i.name)
+		}
+	}
+	return at.Beneath(t.roots[layer], t.pathIn(n, layer), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME)
 }
 
 // at calls fn with a descriptor of the directory that n is in, and n's name in
@@ -237,10 +261,24 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 	if st := i.stat.Load(); st != nil {
 		return st, nil
 	}
-	st := new(unix.Stat_t)
+	st, err := t.readStat(n)
+	if err != nil {
+		return nil, err
+	}
+	if st.Nlink > 1 && i.kind != unix.S_IFDIR {
+		if err := t.countLinks(i, st); err != nil {
+			return nil, err
+		}
+	}
+	i.stat.Store(st)
+	return st, nil
+}
+
+// readStat is Stat but for the names that a file has: it tells how many the layer has.
+func (t *Tree) readStat(n Inum) (*unix.Stat_t, error) {
+	i, st := t.inode(n), new(unix.Stat_t)
 	if i.cut {
 		*st = unix.Stat_t{Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096, Ino: cutIno | uint64(n)}
-		i.stat.Store(st)
 		return st, nil
 	}
 	err := t.at(n, func(dir int, name string) error { return t.override.statHere(dir, name, st) })
@@ -251,19 +289,10 @@ func (t *Tree) Stat(n Inum) (*unix.Stat_t, error) {
 		return nil, fmt.Errorf("%q changed its type: %w", i.name, unix.ESTALE)
 	}
 	st.Ino = t.devs.ino(st.Dev, st.Ino)
-	if err := t.countBlocks(n, st); err != nil {
-		return nil, err
-	}
-	switch {
-	case len(i.layers) > 1:
+	if len(i.layers) > 1 {
 		st.Nlink = 1 // merged: nobody has counted its subdirectories
-	case st.Nlink > 1 && i.kind != unix.S_IFDIR:
-		if err := t.countLinks(i, st); err != nil {
-			return nil, err
-		}
 	}
-	i.stat.Store(st)
-	return st, nil
+	return st, t.countBlocks(n, st)
 }
 
 // open opens the regular file n for reading. The descriptor is the caller's. A

@@ -1,7 +1,10 @@
 package unionfs
 
 import (
+	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,17 +97,9 @@ func (t *Tree) countLinks(i *inode, st *unix.Stat_t) error {
 func (t *Tree) scanLinks() (map[linkKey][]Inum, error) {
 	first := make(map[linkKey]Inum)
 	all := make(map[linkKey][]Inum)
-	dirs := []Inum{0}
-	for len(dirs) > 0 {
-		n := dirs[len(dirs)-1]
-		dirs = dirs[:len(dirs)-1]
-		d, err := t.load(n)
-		if err != nil {
-			return nil, err
-		}
+	err := t.loadAll(func(d *lowerDir) {
 		for _, e := range d.names {
 			if e.kind == unix.S_IFDIR {
-				dirs = append(dirs, e.inum)
 				continue
 			}
 			key := linkKey{t.inode(e.inum).layers[0], e.ino}
@@ -116,6 +111,43 @@ func (t *Tree) scanLinks() (map[linkKey][]Inum, error) {
 				all[key] = append(all[key], e.inum)
 			}
 		}
+	})
+	return all, err
+}
+
+// loadAll merges every directory, on all cores, and calls fn with one after the other.
+func (t *Tree) loadAll(fn func(d *lowerDir)) error {
+	for level := []Inum{0}; len(level) > 0; {
+		if err := t.loadSome(level); err != nil {
+			return err
+		}
+		var below []Inum
+		for _, n := range level {
+			d := t.inode(n).dir.Load()
+			fn(d)
+			for _, e := range d.names {
+				if e.kind == unix.S_IFDIR {
+					below = append(below, e.inum)
+				}
+			}
+		}
+		level = below
 	}
-	return all, nil
+	return nil
+}
+
+// loadSome merges these directories, on all cores.
+func (t *Tree) loadSome(dirs []Inum) error {
+	var next atomic.Int64
+	errs := make([]error, min(runtime.NumCPU(), len(dirs)))
+	var wg sync.WaitGroup
+	for worker := range errs {
+		wg.Go(func() {
+			for k := next.Add(1) - 1; k < int64(len(dirs)) && errs[worker] == nil; k = next.Add(1) - 1 {
+				_, errs[worker] = t.load(dirs[k])
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

@@ -63,6 +63,10 @@ func (t *Tree) listxattr(n Inum) (names []string, err error) {
 	return names, err
 }
 
+func (t *Tree) same(n Inum, st *unix.Stat_t) error {
+	return checkSame(t, n, st, t.layers[t.inode(n).layers[0]].live)
+}
+
 func (t *Tree) unique(dev, ino uint64) uint64 { return t.devs.ino(dev, ino) }
 func (t *Tree) rootFD() int                   { return t.roots[0] }
 

@@ -1,6 +1,7 @@
 package unionfs
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ func (t *Tree) load(n Inum) (*lowerDir, error) {
 	if d := i.dir.Load(); d != nil {
 		return d, nil
 	}
-	m := merge{tree: t, dir: n, seen: make(map[string]*merged)}
+	m := merge{tree: t, dir: n}
 	if !i.cut {
 		if err := m.layers(i.layers); err != nil {
 			return nil, err
@@ -41,22 +42,24 @@ func (t *Tree) load(n Inum) (*lowerDir, error) {
 type merge struct {
 	tree   *Tree
 	dir    Inum
-	prefix string // path of dir with a final slash, where a layer has cuts
-	seen   map[string]*merged
+	prefix string  // path of dir with a final slash, where a layer has cuts
+	said   []named // by the layers, top first; of one layer, what it has before what it hides
 }
 
-// merged is one name: where it was found, or that it is hidden.
-type merged struct {
-	layers []uint16 // empty: hidden
-	kind   uint32
-	ino    uint64
-	cut    bool
-	closed bool // nothing of the layers below belongs to it
+// named is what one layer says of a name: that it has it, or that it hides it.
+type named struct {
+	name  string
+	ino   uint64
+	kind  uint32
+	order uint32 // in which it was said
+	layer uint16
+	hides bool
+	cut   bool
 }
 
 func (m *merge) layers(layers []uint16) error {
-	if p := m.tree.path(m.dir); p != "" {
-		m.prefix = p + "/"
+	if m.tree.cuts && m.dir != 0 {
+		m.prefix = m.tree.path(m.dir) + "/"
 	}
 	i := m.tree.inode(m.dir)
 	i.parts, i.moved = nil, nil // of an attempt that failed
@@ -115,95 +118,107 @@ func (t *Tree) partsFrom(dir Inum, layer uint16) (parts []whiteout.Part) {
 	return parts
 }
 
-// layer adds what one layer says and returns what marks the directory there.
+// layer adds what one layer says and returns what marks the directory there. A cached
+// descriptor of a lower directory is read here alone, and a directory is merged by one
+// at a time, so its position is nobody else's.
 func (m *merge) layer(layer uint16) (marks whiteout.Marks, err error) {
 	dir, err := m.tree.dirFD(layer, m.dir)
 	if err != nil {
 		return marks, err
 	}
 	defer dir.release()
-	fd, err := at.OpenDir(dir.fd, ".") // with a position of its own
+	list, err := whiteout.Read(dir.fd)
 	if err != nil {
 		return marks, err
 	}
-	defer func() { _ = unix.Close(fd) }() // read only
-	list, err := whiteout.Read(fd)
-	if err != nil {
-		return marks, err
-	}
-	m.tree.override.kinds(fd, list.Entries)
+	m.tree.override.kinds(dir.fd, list.Entries)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Fstat(dir.fd, &st); err != nil {
 		return marks, err
 	}
 	for _, e := range list.Entries {
 		m.entry(layer, e, st.Dev)
 	}
 	for _, name := range list.Hidden {
-		m.hide(name)
+		m.say(named{name: name, layer: layer, hides: true})
 	}
 	if int(layer) == len(m.tree.layers)-1 || list.Opaque { // nothing below
 		return whiteout.Marks{Opaque: true}, nil
 	}
-	return whiteout.ReadMarks(fd)
+	return whiteout.ReadMarks(dir.fd)
 }
 
 func (m *merge) entry(layer uint16, e at.Dirent, dev uint64) {
-	kind := uint32(e.Type) << 12
-	old := m.seen[e.Name]
-	if old == nil {
-		cut := m.tree.layers[layer].cut[m.prefix+e.Name]
-		if cut {
-			kind = unix.S_IFDIR
-		}
-		m.seen[e.Name] = &merged{
-			layers: []uint16{layer}, kind: kind, cut: cut,
-			ino: m.tree.devs.ino(dev, e.Ino), closed: cut || kind != unix.S_IFDIR,
-		}
-		return
+	n := named{name: e.Name, layer: layer, kind: uint32(e.Type) << 12, ino: m.tree.devs.ino(dev, e.Ino)}
+	if m.tree.cuts && m.tree.layers[layer].cut[m.prefix+e.Name] {
+		n.cut, n.kind = true, unix.S_IFDIR
 	}
-	switch {
-	case old.closed:
-	case kind == unix.S_IFDIR && !m.tree.layers[layer].cut[m.prefix+e.Name]:
-		old.layers = append(old.layers, layer)
-	default: // a file below a directory
-		old.closed = true
-	}
+	m.say(n)
 }
 
-// hide closes a name for the layers below the one that hides it.
-func (m *merge) hide(name string) {
-	if old := m.seen[name]; old != nil {
-		old.closed = true
-		return
-	}
-	m.seen[name] = &merged{closed: true}
+func (m *merge) say(n named) {
+	n.order = uint32(len(m.said))
+	m.said = append(m.said, n)
 }
 
-// finish numbers the names that are to be seen and sorts them.
+// finish numbers the names that are to be seen, sorted.
 func (m *merge) finish() *lowerDir {
-	d := &lowerDir{}
-	for name, e := range m.seen {
-		if len(e.layers) > 0 {
-			d.names = append(d.names, lowerName{name: name, ino: e.ino, kind: e.kind})
+	slices.SortFunc(m.said, func(a, b named) int {
+		return cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.order, b.order))
+	})
+	d := &lowerDir{names: make([]lowerName, 0, len(m.said))}
+	inodes := make([]inode, 0, len(m.said)) // one piece of memory for all
+	for rest := m.said; len(rest) > 0; {
+		count := 1
+		for count < len(rest) && rest[count].name == rest[0].name {
+			count++
+		}
+		top := rest[0]
+		if !top.hides {
+			d.names = append(d.names, lowerName{name: top.name, ino: top.ino, kind: top.kind})
+			inodes = append(inodes, inode{
+				parent: m.dir, name: top.name, kind: top.kind, layers: m.partsOf(rest[:count]), cut: top.cut,
+			})
+		}
+		rest = rest[count:]
+	}
+	m.number(d, inodes)
+	return d
+}
+
+// partsOf are the layers that have a part in the file of which they say this: the
+// first alone, and with a directory those below it up to one that has none.
+func (m *merge) partsOf(said []named) []uint16 {
+	top := said[0]
+	count := 1
+	if top.kind == unix.S_IFDIR && !top.cut {
+		for count < len(said) && said[count].kind == unix.S_IFDIR && !said[count].cut && !said[count].hides {
+			count++
 		}
 	}
-	slices.SortFunc(d.names, func(a, b lowerName) int { return strings.Compare(a.name, b.name) })
+	if count == 1 {
+		return m.tree.alone[top.layer : top.layer+1 : top.layer+1]
+	}
+	layers := make([]uint16, count)
+	for k := range layers {
+		layers[k] = said[k].layer
+	}
+	return layers
+}
+
+// number adds inodes, those of the names of d, to the tree.
+func (m *merge) number(d *lowerDir, inodes []inode) {
 	t := m.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k := range d.names {
+	for k := range inodes {
 		n := &d.names[k]
-		e := m.seen[n.name]
 		n.inum = Inum(len(t.inodes))
-		if e.cut {
+		if inodes[k].cut {
 			n.ino = cutIno | uint64(n.inum)
 		}
-		t.inodes = append(t.inodes, &inode{
-			parent: m.dir, name: n.name, kind: e.kind, layers: e.layers, cut: e.cut,
-		})
+		t.inodes = append(t.inodes, &inodes[k])
 	}
-	return d
 }
 
 // cutIno marks the made-up inode numbers of cut directories.

@@ -55,7 +55,7 @@ func (fs *FS) bringUp(r ref, data need) (*node, error) {
 		return nil, err
 	}
 	defer staged.Close()
-	if err := fs.tree.unchanged(n.low); err != nil { // attributes and links are read by name
+	if err := fs.checkStaged(n, staged); err != nil {
 		staged.Discard()
 		return nil, err
 	}
@@ -64,6 +64,15 @@ func (fs *FS) bringUp(r ref, data need) (*node, error) {
 	}
 	fs.copyUps.add(staged)
 	return n, nil
+}
+
+// checkStaged is ESTALE if what was copied by name may be of another file: attributes,
+// links, and what the override says.
+func (fs *FS) checkStaged(n *node, staged *copyup.Staged) error {
+	if staged.Checked() && fs.opt.Override == NoOverride {
+		return nil
+	}
+	return fs.tree.unchanged(n.low)
 }
 
 // placesFor brings up the directories that a lower file has names in, and returns
@@ -90,7 +99,7 @@ func (fs *FS) placesFor(n *node) ([]place, error) {
 	return places, nil
 }
 
-// stage makes the copy of a lower file in the work directory.
+// stage makes the copy of a lower file, which nobody sees yet.
 func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 	var st unix.Stat_t
 	if err := fs.tree.stat(n.low, &st); err != nil {
@@ -101,7 +110,8 @@ func (fs *FS) stage(n *node, data need) (staged *copyup.Staged, err error) {
 	if job.Metadata, err = fs.mayBorrow(n, data, &st); err != nil {
 		return nil, err
 	}
-	job.OpenData = func() (int, error) { return fs.tree.open(n.low) } // it may be in a layer further below
+	job.Same = func(st *unix.Stat_t) error { return fs.tree.same(n.low, st) }
+	job.OpenData = func() (int, error) { return fs.tree.open(n.low) }
 	job.Stat.Uid, job.Stat.Gid = fs.copiedOwner(&st)
 	if fs.opt.Override != NoOverride {
 		return fs.stageKept(n, job)
@@ -149,12 +159,23 @@ func (fs *FS) settle(n *node, places []place, staged *copyup.Staged) error {
 		n.upper.Store(true)
 		return nil
 	}
-	if fd := staged.Take(); fd >= 0 {
+	fs.keepOpen(n, staged.Take())
+	n.upper.Store(true)
+	if n.kind == unix.S_IFREG {
+		fs.fds.drop(fdKey{kind: lowerFileFD, id: uint64(n.low)}) // nobody asks for it again
+	}
+	return nil
+}
+
+// keepOpen hands the descriptor of a copy to the cache, if there is one.
+func (fs *FS) keepOpen(n *node, fd int) {
+	switch {
+	case fd < 0:
+	case n.isDir():
+		fs.fds.put(fdKey{kind: upperDirFD, id: n.id}, fd, false).release()
+	default:
 		fs.fds.put(fdKey{kind: fileFD, id: n.id}, fd, true).release()
 	}
-	n.upper.Store(true)
-	fs.fds.drop(fdKey{kind: lowerFileFD, id: uint64(n.low)}) // nobody asks for it again
-	return nil
 }
 
 // shown leaves out the places where the upper has something else, or a whiteout.
@@ -175,7 +196,7 @@ func (fs *FS) shown(places []place) (list []place, err error) {
 }
 
 // settleNamed gives the copy all its names: first the further ones, which can be
-// taken back, then the first, by which it leaves the work directory.
+// taken back, then the first, by which it leaves the work directory if it is there.
 // Preconditions: fs.ns is held for reading.
 func (fs *FS) settleNamed(n *node, places []place, staged *copyup.Staged) error {
 	for k := len(places) - 1; k >= 0; k-- {
@@ -189,9 +210,7 @@ func (fs *FS) settleNamed(n *node, places []place, staged *copyup.Staged) error 
 		}
 	}
 	if n.isDir() {
-		n.dir.mu.Lock()
-		n.dir.loaded = false // the upper has its say from now on
-		n.dir.mu.Unlock()
+		n.dir.beginEmpty(n.low)
 	}
 	return fs.enterAll(n, places)
 }

@@ -101,7 +101,7 @@ func (e *ringEntry) free() { _ = unix.Munmap(e.memory) } // it was mapped
 // uringTransport serves a connection over io_uring, beside a fuse.Server that
 // serves what comes over /dev/fuse.
 type uringTransport struct {
-	device  int // a descriptor of the connection, of our own: the server closes its one by itself; -1: none yet
+	device  int // a descriptor of the connection
 	payload int // bytes of an entry's
 	handler *fuse.ProtocolServer
 	queues  []ringQueue
@@ -129,7 +129,6 @@ func newUringTransport(opt *Options) (*uringTransport, error) {
 	}
 	page := os.Getpagesize()
 	u := &uringTransport{
-		device:  -1,
 		payload: (cmp.Or(opt.MaxWrite, mostWrite) + page - 1) / page * page,
 		queues:  make([]ringQueue, cores),
 		start:   make(chan struct{}, 1), begun: make(chan error),
@@ -148,40 +147,18 @@ func (u *uringTransport) dismiss() { close(u.start) }
 
 // begin takes the requests of the connection from the kernel. After an error the
 // kernel goes on over /dev/fuse.
-func (u *uringTransport) begin(server *fuse.Server, handler *fuse.ProtocolServer) error {
-	u.handler = handler
-	settings := server.KernelSettings()
+func (u *uringTransport) begin(settings *fuse.InitIn) error {
 	if settings.Flags64()&fuse.CAP_OVER_IO_URING == 0 {
 		u.dismiss()
 		return errors.New("transport=uring: the kernel does not offer it any more")
-	}
-	if err := u.replayInit(settings); err != nil {
-		u.dismiss()
-		return err
 	}
 	u.start <- struct{}{}
 	return <-u.begun
 }
 
-// replayInit tells the handler what the kernel has told the server.
-func (u *uringTransport) replayInit(settings *fuse.InitIn) error {
-	in := unsafe.Slice((*byte)(unsafe.Pointer(settings)), unsafe.Sizeof(*settings))
-	out := make([]byte, unsafe.Sizeof(fuse.OutHeader{})+unsafe.Sizeof(fuse.InitOut{}))
-	_, st := u.handler.HandleRequest([][]byte{in}, [][]byte{out})
-	if !st.Ok() {
-		return fmt.Errorf("transport=uring: INIT: %v", st)
-	}
-	return nil
-}
-
 // wait returns when no thread serves any more, which is after the end of the
 // connection.
-func (u *uringTransport) wait() {
-	u.threads.Wait()
-	if u.device >= 0 {
-		_ = unix.Close(u.device) // the connection has ended
-	}
-}
+func (u *uringTransport) wait() { u.threads.Wait() }
 
 // usher registers an entry for each queue, and hands each over to a thread of its
 // own with its first request.

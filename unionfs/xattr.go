@@ -23,8 +23,18 @@ func (fs *FS) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, de
 	if hiddenAttr(attr) {
 		return 0, fuse.ENODATA
 	}
+	if attr == copyup.CapsAttr && fs.knowsNoCaps(header.NodeId) {
+		return 0, fuse.ENODATA
+	}
 	value, err := fs.getxattr(header.NodeId, attr)
 	return answer(dest, value, err)
+}
+
+// knowsNoCaps tells whether a file is known to have no capabilities, which the kernel
+// asks for at the first write.
+func (fs *FS) knowsNoCaps(id uint64) bool {
+	r, err := fs.get(id)
+	return err == nil && r.n != nil && r.n.noCaps.Load()
 }
 
 func (fs *FS) getxattr(id uint64, attr string) (value []byte, err error) {
@@ -137,8 +147,11 @@ func (fs *FS) changeXattr(id uint64, attr string, change func(dir int, name stri
 	if err != nil {
 		return status(err)
 	}
+	if attr == copyup.CapsAttr {
+		n.noCaps.Store(false)
+	}
 	if attr == aclDefault && n.isDir() {
-		defer n.dir.noACL.Store(false) // to be looked at again
+		defer n.dir.handsDown()
 	}
 	defer n.steady()()
 	return status(fs.withUpper(n, change))

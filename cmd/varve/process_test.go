@@ -142,7 +142,7 @@ func TestKilledSupervisor(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {
 		cmd, out := h.start(t, "--name", "first", "small:1", "sh", "-c",
 			"sleep 1000 & echo kept > /kept; echo more > /grows; echo ready; while :; do echo more >> /grows; done")
-		require.Contains(t, h.ok(t, "ps"), "Up ")
+		h.isUp(t)
 		s := h.state(t)
 		require.NoError(t, unix.Kill(s.Supervisor.Pid, unix.SIGKILL))
 		_, err := io.ReadAll(out)
@@ -298,13 +298,20 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
+// isUp waits until a container is said to run: a program may speak before its
+// supervisor has noted that it does.
+func (h *home) isUp(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(h.ok(t, "ps"), "Up ") }, time.Minute, 10*time.Millisecond)
+}
+
 // TestKilledForeground: the container lives on, as docker's does, and can be removed.
 func TestKilledForeground(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {
 		cmd, _ := h.start(t, "--name", "first", "small:1", "sh", "-c", "echo ready; sleep 1000")
 		require.NoError(t, cmd.Process.Kill())
 		require.Error(t, cmd.Wait())
-		require.Contains(t, h.ok(t, "ps"), "Up ")
+		h.isUp(t)
 		require.Equal(t, "first\n", h.ok(t, "rm", "-f", "first"))
 		require.Empty(t, h.ok(t, "ps", "-a", "-q"))
 	})

@@ -10,7 +10,10 @@
 //   - kept/ beside them, seldom there, holds files that the archive itself
 //     replaced by a later entry of the same name, since the tar has both;
 //   - an archive of images is what docker save writes: an OCI layout with a
-//     manifest.json beside it, in one tar.
+//     manifest.json beside it, in one tar ([Save]); what others write has one of the
+//     two ([Images]);
+//   - an [Intake] brings layers of known digests and the images made of them into a
+//     store, whatever they come from.
 //
 // How an entry is placed: every name is taken relative to the root of the layer,
 // also an absolute one; ".." is refused. Parents are created where the archive

@@ -23,17 +23,17 @@ func ReadDir(fd int) ([]Dirent, error) {
 		return nil, pathError("seek", "", err)
 	}
 	var list []Dirent
-	buf := make([]byte, 32<<10)
+	var buf [8 << 10]byte // on the stack: most directories are small, and many are read
 	for {
-		n, err := 0, error(nil)
-		err = again(func() (err error) { n, err = unix.Getdents(fd, buf); return err })
-		if err != nil {
+		n, err := unix.Getdents(fd, buf[:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
 			return nil, pathError("getdents", "", err)
-		}
-		if n == 0 {
+		case n == 0:
 			return list, nil
 		}
-		list = parseDirents(buf[:n], list)
+		list = parseDirents(buf[:max(n, 0)], list)
 	}
 }
 

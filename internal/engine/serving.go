@@ -5,8 +5,7 @@ import (
 	"runtime/debug"
 )
 
-// tuneForServing sets this process up to serve a view that was mounted: go-fuse takes
-// the number of its readers from that of processors then.
+// tuneForServing sets this process up to serve a view that is about to be mounted.
 //
 // Requests are read by several threads that block in read(2). Each keeps a Go
 // processor while it does, so with as many as the machine has there is none idle,
