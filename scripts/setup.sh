@@ -48,6 +48,11 @@ if [ -n "$missing" ]; then
 		echo "setup: $install"
 		export DEBIAN_FRONTEND=noninteractive
 		apt-get update -qq >/dev/null && $install -qq >/dev/null || echo "setup: that failed; go on without$missing"
+		# Debian starts a registry for everybody on the network with its package; the tests
+		# start one of their own, for this machine.
+		case "$missing" in *docker-registry*)
+			[ ! -d /run/systemd/system ] || systemctl --quiet disable --now docker-registry || true
+		esac
 	else
 		echo "setup: missing:$missing; as root run: apt-get update && $install"
 	fi
