@@ -1,13 +1,15 @@
 package unionfs
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/varvefs/varve/internal/index"
 )
 
 // BuildIndex merges lowers, top first, and writes their index to file, for
-// Options.Index: whole, durable, and in the place of what was there, or not at all.
+// Options.Index: whole, and in the place of what was there, or not at all. It is not
+// durable: what a power failure leaves of it is an [ErrIndex].
 // Who has an older one open keeps it. Layers with a Cut, and live ones, have none:
 // [ErrNoIndex].
 //
@@ -18,11 +20,29 @@ func BuildIndex(file string, lowers []Lower) error {
 	if err := indexable(lowers); err != nil {
 		return err
 	}
+	return index.Build(file, layersOf(lowers))
+}
+
+// ExtendIndex is [BuildIndex], but takes what is below the top layer from the file
+// base, the index of lowers[1:], if that can be used: it then reads the directories of
+// the top layer only.
+func ExtendIndex(file, base string, lowers []Lower) error {
+	if err := indexable(lowers); err != nil {
+		return err
+	}
+	err := index.Extend(file, base, layersOf(lowers))
+	if errors.Is(err, index.ErrNoBase) {
+		return BuildIndex(file, lowers)
+	}
+	return err
+}
+
+func layersOf(lowers []Lower) []index.Layer {
 	layers := make([]index.Layer, len(lowers))
 	for i, l := range lowers {
 		layers[i] = index.Layer{Path: l.Path, ID: l.ID}
 	}
-	return index.Build(file, layers)
+	return layers
 }
 
 // indexable refuses layers that show other files than those in their directories,

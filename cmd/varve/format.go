@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -22,8 +24,13 @@ type list[T any] struct {
 	format string // --format: "", "json", "table TEMPLATE" or TEMPLATE
 }
 
-// print writes the rows.
+// print writes the rows, with few calls of w: a table comes cell by cell.
 func (l list[T]) print(w io.Writer, rows []T) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	return errors.Join(l.write(out, rows), out.Flush())
+}
+
+func (l list[T]) write(w io.Writer, rows []T) error {
 	switch {
 	case l.format == "json" || l.format == "{{json .}}":
 		return printJSON(w, rows)

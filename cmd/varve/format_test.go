@@ -73,3 +73,22 @@ func TestExitErrors(t *testing.T) {
 	require.Equal(t, 7, exit.code)
 	require.ErrorIs(t, err, inner)
 }
+
+// calls counts the calls of Write.
+type calls int
+
+func (c *calls) Write(p []byte) (int, error) { *c++; return len(p), nil }
+
+// TestListWritesOnce: each call is a system call when a list goes to stdout.
+func TestListWritesOnce(t *testing.T) {
+	type row struct {
+		Name string `title:"NAME"`
+		Size string `title:"SIZE"`
+	}
+	for _, format := range []string{"", "json", "{{.Name}} {{.Size}}"} {
+		var n calls
+		l := list[row]{table: "{{.Name}}\t{{.Size}}", format: format}
+		require.NoError(t, l.print(&n, make([]row, 100)))
+		require.EqualValues(t, 1, n, format)
+	}
+}

@@ -2,10 +2,8 @@ package archive
 
 import (
 	"archive/tar"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"time"
@@ -54,12 +52,14 @@ func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	p := &packer{layer: layer, upper: root, sum: sha256.New(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
+	p := &packer{layer: layer, upper: root, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
 	p.tar = tar.NewWriter(io.MultiWriter(p.sum, layer.split))
-	if err := p.run(); err != nil {
+	err = p.run()
+	sum := p.sum.Sum()
+	if err != nil {
 		return Unpacked{}, errors.Join(err, layer.close())
 	}
-	p.out.DiffID = digest.NewDigestFromBytes(digest.SHA256, p.sum.Sum(nil))
+	p.out.DiffID = digest.NewDigestFromBytes(digest.SHA256, sum)
 	p.out.TarSize = layer.split.total
 	return p.out, layer.finish(opt.NoSync)
 }
@@ -70,7 +70,7 @@ type inode struct{ dev, ino uint64 }
 type packer struct {
 	*layer
 	upper int
-	sum   hash.Hash
+	sum   *hasher
 	tar   *tar.Writer
 	links map[inode]string // files with several names, and the first of them
 	buf   []byte

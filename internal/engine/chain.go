@@ -20,6 +20,7 @@ type chain struct {
 	// index is the chain ID, "" where the layers have no index: of this machine's own
 	// files, and where owners are kept in an attribute.
 	index digest.Digest
+	below digest.Digest // that of the layers below the top one, "" for none
 }
 
 // chain opens nothing: it says where the layers are, by their names in a [Spec].
@@ -42,6 +43,7 @@ func (e *Engine) chain(names []string) (chain, error) {
 		}
 	}
 	for _, name := range slices.Backward(names) {
+		c.below = c.index
 		c.index = layerdb.ChainID(c.index, digest.Digest(name))
 	}
 	return c, nil
@@ -73,14 +75,20 @@ func identify(l *unionfs.Lower, name, who string) error {
 }
 
 // Index makes the index of a chain, given by the diff IDs of its layers, top first,
-// in the place of the one that is there. A chain that has none is no error. It has
+// in the place of the one that is there, from that of the layers below the top one if
+// there is one. A chain that has none is no error. It has
 // to run [Inside].
 func (e *Engine) Index(names []string) error {
 	c, err := e.chain(names)
 	if err != nil || c.index == "" {
 		return err
 	}
-	return e.store.PutChainFile(c.index, func(path string) error { return unionfs.BuildIndex(path, c.lowers) })
+	return e.store.PutChainFile(c.index, func(path string) error {
+		if c.below == "" {
+			return unionfs.BuildIndex(path, c.lowers)
+		}
+		return unionfs.ExtendIndex(path, e.store.ChainFile(c.below), c.lowers)
+	})
 }
 
 // mountChain mounts the view of a chain on its index. Where there is none that can

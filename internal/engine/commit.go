@@ -27,11 +27,11 @@ func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c, spec, err := e.container(name)
+	c, parent, config, err := e.base(name)
 	if err != nil {
 		return "", err
 	}
-	parent, config, err := e.base(c)
+	spec, err := e.readSpec(c.ID)
 	if err != nil {
 		return "", err
 	}
@@ -51,11 +51,15 @@ func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 	return id, errors.Join(err, stage.Discard())
 }
 
-// base is what a container stands on: its top layer and the configuration of its
-// image. An image that was removed since (rmi -f) leaves the layers, and its
-// configuration is made again from them.
-func (e *Engine) base(c layerdb.Container) (top layerdb.Layer, config imageConfig, err error) {
+// base is a container and what it stands on: its top layer and the configuration of
+// its image. An image that was removed since (rmi -f) leaves the layers, and its
+// configuration is made again from them. It is one transaction: to open the database
+// costs a short commit more than all it reads.
+func (e *Engine) base(name string) (c layerdb.Container, top layerdb.Layer, config imageConfig, err error) {
 	err = e.store.View(func(tx *layerdb.Tx) error {
+		if c, err = tx.FindContainer(name); err != nil {
+			return err
+		}
 		chain, err := tx.Chain(c.Top)
 		if err != nil {
 			return err
@@ -74,7 +78,7 @@ func (e *Engine) base(c layerdb.Container) (top layerdb.Layer, config imageConfi
 		}
 		return err
 	})
-	return top, config, err
+	return c, top, config, err
 }
 
 // pack copies the upper of a container into a new stage. The stage is the

@@ -21,8 +21,8 @@ type Layer struct {
 }
 
 // Build merges layers, top first, and writes their index to path: beside it, then
-// durable, then renamed, so that path is the index that was there or the new one,
-// whole. The layers must not change meanwhile, and all of them must be readable:
+// renamed, so that for every process path is the index that was there or the new one,
+// whole. It is not durable: after a power failure Open may find it damaged. The layers must not change meanwhile, and all of them must be readable:
 // an index of less would show less. What is left beside path by a process that was
 // killed has its name, "." before and ".new-" behind it.
 func Build(path string, layers []Layer) error {

@@ -251,36 +251,21 @@ func putSlot(slots []byte, dir uint32, name string, dirent uint32) {
 	}
 }
 
-// replace writes data beside path, makes it durable and renames it to path.
+// replace writes data beside path and renames it to path. Nothing waits for the disk:
+// what a power failure leaves of it has another checksum, and is made anew.
 func replace(path string, data []byte) (err error) {
 	name := filepath.Base(path)
 	f, err := os.CreateTemp(filepath.Dir(path), "."+name+".new-*")
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write index %s: %w", path, err)
-			_ = os.Remove(f.Name()) // the first error is told
-		}
-	}()
 	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
 	if err != nil {
-		return err
+		_ = os.Remove(f.Name()) // the first error is told
+		return fmt.Errorf("write index %s: %w", path, err)
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
