@@ -63,15 +63,15 @@ func (s *Store) Update(fn func(*Tx) error) error {
 	}
 	s.hook("update: locked")
 	tx := &Tx{store: s, write: true}
-	err = s.updateLocked(tx, fn)
-	trash, trashErr := s.collectTrash(tx, err)
+	err = s.updateLocked(lock, tx, fn)
+	trash, trashErr := s.collectTrash(tx)
 	lock.release()
 	s.hook("update: unlocked")
 	return errors.Join(err, trashErr, discardAll(trash), discardAll(tx.spare))
 }
 
 // updateLocked does what Update says. Preconditions: store.lock is held alone.
-func (s *Store) updateLocked(tx *Tx, fn func(*Tx) error) error {
+func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error) error {
 	if err := s.checkSpace(); err != nil {
 		return err
 	}
@@ -86,24 +86,27 @@ func (s *Store) updateLocked(tx *Tx, fn func(*Tx) error) error {
 			return err
 		}
 		s.hook("update: changed")
-		return tx.mark()
+		err := tx.mark()
+		tx.tried = err == nil
+		return err
 	})
 	if err == nil {
+		tx.committed = true
 		s.hook("update: committed")
 		tx.runAfter()
 	}
-	if closeErr := db.Close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("store %s: close: %w", s.root, closeErr))
-	}
+	err = errors.Join(err, s.close(db, lock))
 	s.hook("update: closed")
 	return err
 }
 
-func (s *Store) openForWriting() (*badger.DB, error) {
+func (s *Store) openForWriting() (*database, error) {
 	if err := s.checkDB(); err != nil {
 		return nil, s.damaged(err)
 	}
 	opt := s.badgerOptions()
+	log := make(stuckLog, 1)
+	opt.Logger = log
 	count, size := s.tables()
 	// A large database has a table a megabyte or two, whatever one does.
 	opt.CompactL0OnClose = count-int(size>>20) >= compactAt
@@ -111,7 +114,7 @@ func (s *Store) openForWriting() (*badger.DB, error) {
 	if err != nil {
 		return nil, s.damaged(err)
 	}
-	return db, nil
+	return &database{db, log}, nil
 }
 
 // tables counts the table files and their bytes.
@@ -147,7 +150,7 @@ func (s *Store) View(fn func(*Tx) error) error {
 	if err != nil {
 		return s.damaged(err)
 	}
-	return s.read(db, fn)
+	return s.read(&database{DB: db}, lock, fn)
 }
 
 // viewAfterCrash reads a database that a dying process left with a torn log,
@@ -165,15 +168,12 @@ func (s *Store) viewAfterCrash(fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	return s.read(db, fn)
+	return s.read(db, lock, fn)
 }
 
-func (s *Store) read(db *badger.DB, fn func(*Tx) error) error {
+func (s *Store) read(db *database, lock *storeLock, fn func(*Tx) error) error {
 	err := db.View(func(txn *badger.Txn) error { return fn(&Tx{store: s, txn: txn}) })
-	if closeErr := db.Close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("store %s: close: %w", s.root, closeErr))
-	}
-	return err
+	return errors.Join(err, s.close(db, lock))
 }
 
 // checkDB refuses a store whose database is gone. badger would make a new one, and

@@ -3,6 +3,7 @@ package layerdb
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,35 +19,73 @@ import (
 )
 
 // storeLock is store.lock, held. The kernel drops it when the process ends.
-type storeLock struct{ fd int }
+type storeLock struct {
+	fd int
+	// until is closed when the lock may go, where that is after its release;
+	// nil: at once.
+	until <-chan struct{}
+}
 
 // release lets go of the lock; closing the only descriptor does it.
-func (l storeLock) release() { _ = unix.Close(l.fd) } // nothing was written to it
+func (l *storeLock) release() {
+	if l.until == nil {
+		_ = unix.Close(l.fd) // nothing was written to it
+		return
+	}
+	go func() {
+		<-l.until
+		_ = unix.Close(l.fd) // nothing was written to it
+	}()
+}
 
-// lock takes store.lock, shared (LOCK_SH) for readers or alone (LOCK_EX). It
-// tries again after 1 to 20 ms at random until the deadline, so that a crowd of
-// processes does not move in step.
-func (s *Store) lock(how int) (storeLock, error) {
+// lock takes store.lock, shared (LOCK_SH) for readers or alone (LOCK_EX), in two
+// steps: first the turn, a flock of the root itself that one process has, then
+// store.lock, and the turn goes on to another. So a writer that waits for readers
+// keeps later ones out, however many come.
+func (s *Store) lock(how int) (*storeLock, error) {
 	fd, err := s.openLock()
 	if err != nil {
-		return storeLock{}, fmt.Errorf("open store: %w", err)
+		return nil, fmt.Errorf("open store: %w", err)
 	}
+	turn, err := at.Open(at.CWD, s.root, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		_ = unix.Close(fd) // nothing was written to it
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	defer func() { _ = unix.Close(turn) }() // a directory; this drops the turn
 	deadline := time.Now().Add(s.opt.LockTimeout)
+	// A crowd waits for the turn and must not move in step; who has it is alone.
+	got, err := flockUntil(turn, unix.LOCK_EX, deadline, 20*time.Millisecond)
+	if got && err == nil {
+		got, err = flockUntil(fd, how, deadline, 2*time.Millisecond)
+	}
+	if err != nil {
+		err = s.lockError(err)
+	} else if !got {
+		err = s.busyError(fd, turn)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // nothing was written to it
+		return nil, err
+	}
+	return &storeLock{fd: fd}, nil
+}
+
+// flockUntil takes a flock, or returns false at the deadline. It tries again after
+// a time at random, between half a millisecond and pause.
+func flockUntil(fd, how int, deadline time.Time, pause time.Duration) (bool, error) {
 	for {
 		err := unix.Flock(fd, how|unix.LOCK_NB)
 		if err == nil {
-			return storeLock{fd}, nil
+			return true, nil
 		}
 		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			_ = unix.Close(fd) // nothing was written to it
-			return storeLock{}, s.lockError(err)
+			return false, err
 		}
 		if time.Now().After(deadline) {
-			err := s.busyError(fd)
-			_ = unix.Close(fd) // nothing was written to it
-			return storeLock{}, err
+			return false, nil
 		}
-		time.Sleep(time.Millisecond + rand.N(19*time.Millisecond))
+		time.Sleep(time.Millisecond/2 + rand.N(pause))
 	}
 }
 
@@ -66,9 +105,10 @@ func (s *Store) lockError(err error) error {
 	return fmt.Errorf("store %s: flock: %w", s.root, err)
 }
 
-func (s *Store) busyError(fd int) error {
+// busyError names who holds the store or, if it has just been let go, the turn.
+func (s *Store) busyError(fd, turn int) error {
 	who := "another process"
-	if pid := holder(fd); pid > 0 {
+	if pid := cmp.Or(holder(fd), holder(turn)); pid > 0 {
 		who = fmt.Sprintf("process %d (%s)", pid, command(pid))
 	}
 	return fmt.Errorf("store %s: %w: held by %s, waited %s; try again when it has ended",

@@ -165,17 +165,22 @@ func (tx *Tx) Publish(st *Stage, final string) error {
 }
 
 // collectTrash moves away the directories that the transaction forgot, and removes
-// such files, or, if it failed, moves away what it had published.
+// such files, or, if it was given up, moves away what it had published. After a
+// commit that failed the record may be in the log all the same: what was published
+// stays, for the sweeper to judge by the records.
 // Preconditions: store.lock is held alone.
-func (s *Store) collectTrash(tx *Tx, failed error) ([]*Stage, error) {
+func (s *Store) collectTrash(tx *Tx) ([]*Stage, error) {
 	var stages []*Stage
 	var errs []error
-	list := tx.published
-	if failed == nil {
+	var list []string
+	switch {
+	case tx.committed:
 		list = tx.trash
 		for _, file := range tx.trashFiles {
 			errs = append(errs, at.RemoveAll(at.CWD, file)) // a file has one name to go
 		}
+	case !tx.tried:
+		list = tx.published
 	}
 	for _, dir := range list {
 		st, err := s.trash(dir)

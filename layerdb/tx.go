@@ -38,6 +38,10 @@ type Tx struct {
 	txn   *badger.Txn
 	write bool
 
+	// tried: the commit was asked for, and is durable or not, whatever it answers.
+	// committed: it is durable.
+	tried, committed bool
+
 	after      []func()
 	published  []string        // directories moved into place by this transaction
 	trash      []string        // directories to move away after it

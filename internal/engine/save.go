@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -27,7 +29,35 @@ func (e *Engine) Save(w io.Writer, names []string) error {
 	if err != nil {
 		return err
 	}
+	held, err := e.holdSaved(images)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
 	return archive.Save(w, e.store, images)
+}
+
+// holdSaved keeps the layers of the images where they are while they are read, also
+// if the last image that has them is removed meanwhile. One that was removed since
+// it was found is said to be no such image.
+func (e *Engine) holdSaved(images []archive.SaveImage) (*layerdb.Held, error) {
+	var ids []digest.Digest
+	for _, image := range images {
+		for _, l := range image.Layers {
+			ids = append(ids, l.DiffID)
+		}
+	}
+	held, err := e.store.Hold(ids...)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if _, ok := held.Size(id); !ok {
+			held.Release()
+			return nil, fmt.Errorf("%w any more: it was removed while it was to be saved", layerdb.ErrNoSuchImage)
+		}
+	}
+	return held, nil
 }
 
 // addSaved adds the image that name means, or its name to one that is there.
