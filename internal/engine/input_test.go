@@ -37,7 +37,11 @@ func TestDownload(t *testing.T) {
 	defer server.Close()
 	defer close(stop)
 	get := func(path string) (string, error) {
-		body, err := download(server.URL+path, 300*time.Millisecond)
+		patience := time.Minute
+		if path == "/stalls" || path == "/silent" {
+			patience = 300 * time.Millisecond
+		}
+		body, err := download(server.URL+path, patience)
 		if err != nil {
 			return "", err
 		}
