@@ -31,4 +31,8 @@
 // `make bench-compare` prints the table and adds its rows to the ledger, `make bench`
 // prints it only. ROUNDS is the number of rounds, ROWS and PEERS are regular
 // expressions that choose. Benchmarks of the index alone: `go test -bench Index ./bench`.
+//
+// Images are compared apart ([CompareImages], images.go): whole processes of import,
+// load, commit and the lists, on stores on disk, beside podman on fuse-overlayfs and
+// beside tar and sha256sum. `make bench-images` prints that table.
 package bench
