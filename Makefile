@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth programs clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed programs clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ soak: setup ## the random test of the view for DURATION (1h), with its seeds
 
 growth: setup ## show that the server of a view does not grow over OPS operations (10 million)
 	$(GO) test -v -run '^TestNoGrowth$$' -count=1 -timeout 0 ./unionfs -growth.ops=$(OPS)
+
+many: setup ## 200 processes at once on one store
+	VARVE_MANY=200 $(GO) test -v -run '^TestCrowd$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
+
+killed: setup ## kill 300 processes that write to a store, each at a random moment
+	VARVE_KILLED=300 $(GO) test -v -run '^TestKilledAtRandom$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
 
 programs: build ## run git, make, apt, databases and others in views (IO, OPTIONS, PROGRAMS: names), as root
 	@IO='$(IO)' OPTIONS='$(OPTIONS)' scripts/programs.sh $(PROGRAMS)

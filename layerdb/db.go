@@ -104,6 +104,9 @@ func (s *Store) openForWriting() (*database, error) {
 	if err := s.checkDB(); err != nil {
 		return nil, s.damaged(err)
 	}
+	if err := s.dropUnborn(); err != nil {
+		return nil, err
+	}
 	opt := s.badgerOptions()
 	log := make(stuckLog, 1)
 	opt.Logger = log
@@ -115,6 +118,24 @@ func (s *Store) openForWriting() (*database, error) {
 		return nil, s.damaged(err)
 	}
 	return &database{db, log}, nil
+}
+
+// dropUnborn removes what a process that was killed had made and not given its size
+// yet: a log of nothing, which badger refuses for good. Nobody else has the database
+// open.
+func (s *Store) dropUnborn() error {
+	list, err := os.ReadDir(s.path(dbName))
+	if err != nil {
+		return s.damaged(err)
+	}
+	for _, e := range list {
+		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".mem") && info.Size() == 0 {
+			if err := os.Remove(s.path(dbName, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // tables counts the table files and their bytes.
