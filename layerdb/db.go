@@ -129,7 +129,8 @@ func (s *Store) dropUnborn() error {
 		return s.damaged(err)
 	}
 	for _, e := range list {
-		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".mem") && info.Size() == 0 {
+		isLog := strings.HasSuffix(e.Name(), ".mem") || strings.HasSuffix(e.Name(), ".vlog")
+		if info, err := e.Info(); err == nil && isLog && info.Size() == 0 {
 			if err := os.Remove(s.path(dbName, e.Name())); err != nil {
 				return err
 			}

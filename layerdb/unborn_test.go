@@ -19,7 +19,9 @@ func TestUnbornLog(t *testing.T) {
 			require.NoError(t, s.Update(func(tx *Tx) error {
 				return tx.PutImage(image(stageLayer(t, s, tx, nil, "l"), "i"))
 			}))
-			require.NoError(t, os.WriteFile(s.path(dbName, "00077.mem"), nil, 0o600))
+			for _, name := range []string{"00077.mem", "000077.vlog"} {
+				require.NoError(t, os.WriteFile(s.path(dbName, name), nil, 0o600))
+			}
 			require.NoError(t, use(s))
 			images, _ := whole(t, s)
 			require.Equal(t, 1, images)
