@@ -209,7 +209,11 @@ func (d *devTransport) watch() {
 // ticks is false when there is nothing to watch any more.
 func (d *devTransport) ticks() bool {
 	for quiet := 0; quiet < devQuiet; quiet++ {
-		begun, used, start := d.begun.Load(), processorTime(), time.Now()
+		begun, behind, start := d.begun.Load(), d.behind.Swap(false), time.Now()
+		var used time.Duration
+		if behind {
+			used = processorTime()
+		}
 		time.Sleep(devTick)
 		select {
 		case <-d.ended:
@@ -220,7 +224,7 @@ func (d *devTransport) ticks() bool {
 		case d.begun.Load() != begun:
 			quiet = 0
 			// A core that is not used is one that a thread waits beside.
-			if d.behind.Swap(false) && processorTime()-used < time.Since(start)*3/4*time.Duration(min(runtime.NumCPU(), d.awake())) {
+			if behind && processorTime()-used < time.Since(start)*3/4*time.Duration(min(runtime.NumCPU(), d.awake())) {
 				d.bring(devThreads)
 			}
 		case d.waiting.Load() == 0:
