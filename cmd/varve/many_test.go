@@ -145,15 +145,20 @@ func TestCrowd(t *testing.T) {
 	}
 	wg.Wait()
 	var longest answer
+	refused := 0
 	for _, list := range answers {
 		for _, a := range list {
 			checkAnswer(t, a)
+			if strings.Contains(a.out, "the store is busy") {
+				refused++
+			}
 			if a.took > longest.took {
 				longest = a
 			}
 		}
 	}
 	t.Logf("%d at once: %s, the longest %v %s", crowd, time.Since(begin), longest.args, longest.took)
+	require.Less(t, refused, crowd/2, "most are served, also on a slow machine")
 	s.checkCrowd(t, answers)
 }
 

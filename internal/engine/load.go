@@ -21,8 +21,9 @@ type Loaded struct {
 }
 
 // Load brings in all images of an archive, as docker save, podman save, skopeo and
-// umoci write it. file is its path, "" for stdin. Either all images are there in
-// the end or none. It has to run [Inside].
+// umoci write it. file is its path, "" for stdin. Nothing is seen of an
+// image before all of it is here; of very many images, which take several transactions,
+// a disk that fills may leave the first ones. It has to run [Inside].
 func (e *Engine) Load(file string) (list []Loaded, err error) {
 	if err := e.Sweep(); err != nil {
 		return nil, err

@@ -314,7 +314,7 @@ func TestPullGoesOnAfterACut(t *testing.T) {
 	r.publish(t, "1", []part{big}, nil)
 	r.Filter(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		if isLayer(req, []part{big}) {
-			w = &cut{w, 600_000}
+			w = testenv.CutAfter(w, 600_000)
 		}
 		next.ServeHTTP(w, req)
 	})
@@ -332,22 +332,6 @@ func noise(n int) string {
 		data[i] = byte(source.Uint32())
 	}
 	return string(data)
-}
-
-// cut passes n bytes on and breaks the connection.
-type cut struct {
-	http.ResponseWriter
-	n int
-}
-
-func (c *cut) Write(p []byte) (int, error) {
-	if c.n <= len(p) {
-		_, _ = c.ResponseWriter.Write(p[:c.n])
-		c.ResponseWriter.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	c.n -= len(p)
-	return c.ResponseWriter.Write(p)
 }
 
 // TestRefusedPulls: each image is wrong in one way, and nothing of it is kept, although

@@ -10,6 +10,8 @@ import (
 	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/testenv"
 )
 
 // noise is n bytes, always the same.
@@ -40,7 +42,7 @@ func TestCutConnectionGoesOn(t *testing.T) {
 	var ranges []string
 	reg.Filter(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		ranges = append(ranges, req.Header.Get("Range"))
-		next.ServeHTTP(&cutAfter{w, 300_000}, req)
+		next.ServeHTTP(testenv.CutAfter(w, 300_000), req)
 	})
 	got, err := io.ReadAll(r.Blob(t.Context(), d))
 	require.NoError(t, err)
@@ -58,7 +60,7 @@ func TestCutConnectionWithoutRanges(t *testing.T) {
 		count++
 		req.Header.Del("Range")
 		if count < 3 {
-			w = &cutAfter{w, 300_000 * count}
+			w = testenv.CutAfter(w, 300_000*count)
 		}
 		next.ServeHTTP(w, req)
 	})
@@ -114,7 +116,7 @@ func TestDeadConnectionIsGivenUp(t *testing.T) {
 		if req.Header.Get("Range") != "" {
 			panic(http.ErrAbortHandler)
 		}
-		next.ServeHTTP(&cutAfter{w, 1000}, req)
+		next.ServeHTTP(testenv.CutAfter(w, 1000), req)
 	})
 	got, err := io.ReadAll(r.Blob(t.Context(), d))
 	require.ErrorContains(t, err, "after 1000 of 100000 bytes none came for 2s")
@@ -152,7 +154,7 @@ func TestWrongSizes(t *testing.T) {
 
 	reg.Filter(func(w http.ResponseWriter, req *http.Request, next http.Handler) { // another range
 		if req.Header.Get("Range") == "" {
-			w = &cutAfter{w, 1000}
+			w = testenv.CutAfter(w, 1000)
 		} else {
 			req.Header.Set("Range", "bytes=2000-99999")
 		}

@@ -95,22 +95,6 @@ func matches(req *http.Request, method, part string) bool {
 	return req.Method == method && bytes.Contains([]byte(req.URL.Path), []byte(part))
 }
 
-// cutAfter passes on n bytes of an answer's body and breaks the connection.
-type cutAfter struct {
-	http.ResponseWriter
-	n int
-}
-
-func (c *cutAfter) Write(p []byte) (int, error) {
-	if c.n <= len(p) {
-		_, _ = c.ResponseWriter.Write(p[:c.n])
-		c.ResponseWriter.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	c.n -= len(p)
-	return c.ResponseWriter.Write(p)
-}
-
 // other is a server on another port that keeps what it was asked.
 func other(t *testing.T, answer http.HandlerFunc) (host string, asked *[]http.Header) {
 	t.Helper()

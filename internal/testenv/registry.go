@@ -95,3 +95,22 @@ func (r *Registry) Forget() {
 	defer r.mu.Unlock()
 	r.requests = nil
 }
+
+// CutAfter returns a writer that passes on n bytes of an answer's body to w, and then
+// breaks the connection.
+func CutAfter(w http.ResponseWriter, n int) http.ResponseWriter { return &cut{w, n} }
+
+type cut struct {
+	http.ResponseWriter
+	n int
+}
+
+func (c *cut) Write(p []byte) (int, error) {
+	if c.n <= len(p) {
+		_, _ = c.ResponseWriter.Write(p[:c.n])
+		c.ResponseWriter.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	c.n -= len(p)
+	return c.ResponseWriter.Write(p)
+}
