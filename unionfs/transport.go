@@ -209,13 +209,15 @@ func (s *Server) unmount() (err error) {
 	if s.dev == nil {
 		return s.server.Unmount()
 	}
-	for try := range 5 {
-		if err = unix.Unmount(s.mnt, 0); err != unix.EBUSY {
+	for pause := 5 * time.Millisecond; ; pause *= 2 {
+		// Files that were closed are released later: by a worker of the kernel, or by
+		// Go's poller, which holds each file for a moment. On an overloaded machine
+		// that moment lasts.
+		if err = unix.Unmount(s.mnt, 0); err != unix.EBUSY || pause > 320*time.Millisecond {
 			return err
 		}
-		time.Sleep(time.Duration(5<<try) * time.Millisecond) // files that were closed are released later
+		time.Sleep(pause)
 	}
-	return err
 }
 
 // refusePoll has the kernel hear once that there is no poll, so that it asks never
