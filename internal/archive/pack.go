@@ -23,6 +23,12 @@ type PackOptions struct {
 	Whiteout whiteout.Dialect
 	// NoSync leaves out the final syncfs(2): the caller makes the layer durable.
 	NoSync bool
+	// Below, if not nil, looks up what the layers below the upper have at a clean
+	// path, without following links; false is nothing. A file of the upper that is
+	// there already, with the same content, owner, mode, time and attributes, is left
+	// out, and so is a directory that differs in nothing and of which nothing is left.
+	// Files with several names stay, for the names belong together.
+	Below func(path string) (File, bool, error)
 }
 
 // PackUpper makes a layer of the upper directory at the path upper, and only of
@@ -52,7 +58,7 @@ func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	p := &packer{layer: layer, upper: root, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
+	p := &packer{layer: layer, upper: root, below: opt.Below, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
 	p.tar = tar.NewWriter(io.MultiWriter(p.sum, layer.split))
 	err = p.run()
 	sum := p.sum.Sum()
@@ -70,6 +76,7 @@ type inode struct{ dev, ino uint64 }
 type packer struct {
 	*layer
 	upper int
+	below func(path string) (File, bool, error) // nil: all is packed
 	sum   *hasher
 	tar   *tar.Writer
 	links map[inode]string // files with several names, and the first of them
@@ -156,6 +163,18 @@ func (p *packer) file(src, dst int, path, base string) error {
 		kind = unix.S_IFREG
 	}
 	return p.owners.dress(dst, base, kind, a)
+}
+
+// directory makes a directory in dst, private until it is full, and puts it into the
+// tar.
+func (p *packer) directory(dst int, f *frame) error {
+	_, base := splitName(f.path)
+	if err := at.Mkdir(dst, base, 0o700); err != nil {
+		return err
+	}
+	h := f.attrs.header(f.path + "/")
+	h.Typeflag = tar.TypeDir
+	return errors.Join(p.write(h), p.split.nothing(f.path))
 }
 
 // link gives the copy of first one more name. Its entry says owner, mode, times and

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,6 +28,10 @@ type frame struct {
 	attrs *attrs // to be given to the copy when all is in it
 	// opaque: its parent hides the same name in the layers below.
 	opaque bool
+	// shows: the layers below are seen in it.
+	shows bool
+	// unmade: it is as it is in the layers below, and comes only if something in it does.
+	unmade bool
 }
 
 // child is one name of a directory.
@@ -41,7 +44,7 @@ type child struct {
 
 func (w *walk) all() error {
 	defer w.leave()
-	if err := w.enter(&frame{}); err != nil {
+	if err := w.enter(&frame{shows: w.p.below != nil}); err != nil {
 		return fmt.Errorf("read upper: %w", err)
 	}
 	for len(w.stack) > 0 {
@@ -64,11 +67,23 @@ func (w *walk) step(f *frame) error {
 	it := f.items[0]
 	f.items = f.items[1:]
 	path := joinName(f.path, it.name)
+	same, err := w.inChain(f, path, it)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", quote(it.name), err)
+	case same && it.dir:
+		return w.descend(&frame{path: path, shows: true, unmade: true})
+	case same:
+		return nil
+	}
+	if err := w.make(); err != nil {
+		return err
+	}
 	switch {
 	case it.hidden != "":
 		return errors.Join(w.p.mark(path), w.p.dialect.Hide(w.dst, it.hidden))
 	case it.dir:
-		return w.directory(path, it)
+		return w.descend(&frame{path: path, opaque: it.opaque, shows: f.shows && !it.opaque})
 	}
 	if err := w.p.file(w.src, w.dst, path, it.name); err != nil {
 		return fmt.Errorf("%s: %w", quote(it.name), err)
@@ -76,22 +91,53 @@ func (w *walk) step(f *frame) error {
 	return nil
 }
 
-// directory makes a directory, private until it is full, and goes into it.
-func (w *walk) directory(path string, it child) error {
-	a, err := w.p.attrsOf(w.src, it.name, unix.S_IFDIR)
-	if err != nil {
+// inChain tells whether the layers below f show the same at path.
+func (w *walk) inChain(f *frame, path string, it child) (bool, error) {
+	if !f.shows || it.hidden != "" || it.opaque {
+		return false, nil
+	}
+	return w.p.inChain(w.src, it.name, path)
+}
+
+// descend goes into the directory f of the last frame, which it makes unless it may
+// not be needed.
+func (w *walk) descend(f *frame) (err error) {
+	_, base := splitName(f.path)
+	if f.attrs, err = w.p.attrsOf(w.src, base, unix.S_IFDIR); err != nil {
 		return err
 	}
-	if err := at.Mkdir(w.dst, it.name, 0o700); err != nil {
-		return err
-	}
-	h := a.header(path + "/")
-	h.Typeflag = tar.TypeDir
-	if err := errors.Join(w.p.write(h), w.p.split.nothing(path)); err != nil {
-		return err
+	if !f.unmade {
+		if err = w.p.directory(w.dst, f); err != nil {
+			return err
+		}
 	}
 	w.leave()
-	return w.enter(&frame{path: path, attrs: a, opaque: it.opaque})
+	return w.enter(f)
+}
+
+// make makes the directories of the stack that were not needed until now, and
+// opens the last.
+func (w *walk) make() (err error) {
+	for _, f := range w.stack {
+		if !f.unmade {
+			continue
+		}
+		parent, _ := splitName(f.path)
+		dir, err := at.Beneath(w.p.diff, parent, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		err = w.p.directory(dir, f)
+		_ = unix.Close(dir) // read only
+		if err != nil {
+			return err
+		}
+		f.unmade = false
+	}
+	if w.dst < 0 {
+		w.dst, err = at.Beneath(w.p.diff, w.stack[len(w.stack)-1].path, unix.O_RDONLY|unix.O_DIRECTORY)
+	}
+	return err
 }
 
 // enter lists the directory of f and puts f on the stack.
@@ -111,6 +157,10 @@ func (w *walk) enter(f *frame) error {
 	w.stack = append(w.stack, f)
 	if !opaque && !list.Opaque && !f.opaque {
 		return nil
+	}
+	f.shows = false
+	if err := w.make(); err != nil {
+		return err
 	}
 	return errors.Join(w.p.mark(joinName(f.path, whiteout.OpaqueName)), w.p.dialect.SetOpaque(w.dst))
 }
@@ -137,11 +187,11 @@ func arrange(list whiteout.Listing) []child {
 func (w *walk) pop(f *frame) error {
 	w.leave()
 	w.stack = w.stack[:len(w.stack)-1]
-	if f.path == "" {
+	if f.path == "" || f.unmade {
 		return nil
 	}
 	parent, base := splitName(f.path)
-	if err := w.open(parent); err != nil {
+	if err := errors.Join(w.open(parent), w.make()); err != nil {
 		return err
 	}
 	return w.p.owners.dress(w.dst, base, unix.S_IFDIR, f.attrs)
@@ -151,10 +201,7 @@ func (w *walk) open(path string) (err error) {
 	if w.src >= 0 {
 		return nil
 	}
-	if w.src, err = at.Beneath(w.p.upper, path, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
-		return err
-	}
-	w.dst, err = at.Beneath(w.p.diff, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	w.src, err = at.Beneath(w.p.upper, path, unix.O_RDONLY|unix.O_DIRECTORY)
 	return err
 }
 

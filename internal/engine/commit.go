@@ -3,12 +3,15 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/unionfs"
 )
 
 // CommitOptions are what `varve commit` asks for. The zero value works.
@@ -21,7 +24,8 @@ type CommitOptions struct {
 
 // Commit makes a layer of what a container has changed, over the layer that the
 // container stands on, and an image with it on top. It returns the image's ID.
-// Only the upper is read, never the view. It has to run [Inside].
+// Only the upper is read, never the view, and what it has in common with the layers
+// below is left out. It has to run [Inside].
 func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 	ref, err := optionalTag(opt.Ref)
 	if err != nil {
@@ -39,7 +43,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 	if err := applyChanges(&config.Config, opt.Changes); err != nil {
 		return "", err
 	}
-	stage, diff, err := e.pack(c)
+	stage, diff, err := e.pack(c, spec)
 	if err != nil {
 		return "", fmt.Errorf("commit %s: %w", name, err)
 	}
@@ -81,9 +85,9 @@ func (e *Engine) base(name string) (c layerdb.Container, top layerdb.Layer, conf
 	return c, top, config, err
 }
 
-// pack copies the upper of a container into a new stage. The stage is the
-// caller's to discard if there is no error.
-func (e *Engine) pack(c layerdb.Container) (*layerdb.Stage, archive.Unpacked, error) {
+// pack copies the upper of a container into a new stage, without what the layers
+// below have already. The stage is the caller's to discard if there is no error.
+func (e *Engine) pack(c layerdb.Container, spec Spec) (*layerdb.Stage, archive.Unpacked, error) {
 	if err := e.Sweep(); err != nil {
 		return nil, archive.Unpacked{}, err
 	}
@@ -91,8 +95,7 @@ func (e *Engine) pack(c layerdb.Container) (*layerdb.Stage, archive.Unpacked, er
 	if err != nil {
 		return nil, archive.Unpacked{}, err
 	}
-	upper := filepath.Join(e.store.ContainerDir(c.ID), upperName)
-	diff, err := archive.PackUpper(upper, stage.Path(), archive.PackOptions{})
+	diff, err := e.packUpper(c, spec, stage.Path())
 	if err == nil {
 		err = stage.SyncFiles() // the rest was synced by PackUpper
 	}
@@ -100,4 +103,36 @@ func (e *Engine) pack(c layerdb.Container) (*layerdb.Stage, archive.Unpacked, er
 		return nil, diff, errors.Join(err, stage.Discard())
 	}
 	return stage, diff, nil
+}
+
+func (e *Engine) packUpper(c layerdb.Container, spec Spec, dir string) (archive.Unpacked, error) {
+	upper := filepath.Join(e.store.ContainerDir(c.ID), upperName)
+	if slices.Contains(spec.Layers, hostLayer) { // what is below may change, so all is kept
+		return archive.PackUpper(upper, dir, archive.PackOptions{})
+	}
+	chain, err := e.chain(spec.Layers)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	tree, err := unionfs.OpenTree(chain.lowers)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	defer tree.Close()
+	ids, err := idsOf(spec)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	ids.overflow = false // a file of nobody's is not root's
+	return archive.PackUpper(upper, dir, archive.PackOptions{Below: func(path string) (archive.File, bool, error) {
+		entry, err := tree.Lookup(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return archive.File{}, false, nil
+		}
+		if err != nil {
+			return archive.File{}, false, err
+		}
+		file, err := treeFile(entry, ids)
+		return file, true, err
+	}})
 }

@@ -1,0 +1,91 @@
+package archive
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"maps"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// inChain tells whether the layers below the upper have the same file at path as base
+// in dir is: of the same type, with the same attributes and data. For a directory
+// the data is another matter.
+func (p *packer) inChain(dir int, base, path string) (bool, error) {
+	lower, ok, err := p.below(path)
+	if err != nil || !ok {
+		return false, err
+	}
+	var st unix.Stat_t
+	if err := at.Stat(dir, base, &st); err != nil {
+		return false, err
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != lower.Stat.Mode&unix.S_IFMT {
+		return false, nil
+	}
+	a, err := p.attrsOf(dir, base, kind)
+	if err != nil || !a.equal(lower.attrs()) {
+		return false, err
+	}
+	if kind == unix.S_IFDIR {
+		return true, nil
+	}
+	if a.device != "" || st.Nlink != 1 || lower.Stat.Nlink != 1 || st.Size != lower.Stat.Size {
+		return false, nil
+	}
+	switch kind {
+	case unix.S_IFLNK:
+		target, err := at.Readlink(dir, base)
+		return target == lower.Link, err
+	case unix.S_IFREG:
+		return p.sameData(dir, base, &lower)
+	}
+	return false, nil
+}
+
+func (a *attrs) equal(b *attrs) bool {
+	return a.uid == b.uid && a.gid == b.gid && a.mode == b.mode && a.mtime == b.mtime && maps.Equal(a.xattrs, b.xattrs)
+}
+
+// sameData compares the bytes of a regular file with those of one below of its size.
+func (p *packer) sameData(dir int, base string, lower *File) (same bool, err error) {
+	if lower.Stat.Size == 0 {
+		return true, nil
+	}
+	fd, err := at.Open(dir, base, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, err
+	}
+	upper := os.NewFile(uintptr(fd), base)
+	defer func() { _ = upper.Close() }() // read only
+	if err := hasData(fd); err != nil {
+		return false, err
+	}
+	other, err := lower.Open()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = other.Close() }() // read only
+	mine, theirs := p.buf[:len(p.buf)/2], p.buf[len(p.buf)/2:]
+	for {
+		n, err := io.ReadFull(upper, mine)
+		m, theirErr := io.ReadFull(other, theirs)
+		if n != m || !bytes.Equal(mine[:n], theirs[:m]) {
+			return false, nil
+		}
+		if ended(err) && ended(theirErr) {
+			return true, nil
+		}
+		if err := errors.Join(err, theirErr); err != nil {
+			return false, err
+		}
+	}
+}
+
+// ended tells whether a read came to the end of a file.
+func ended(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
