@@ -82,7 +82,7 @@ func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error) error 
 	s.hook("update: opened")
 	err = db.Update(func(txn *badger.Txn) error {
 		tx.txn = txn
-		if err := fn(tx); err != nil {
+		if err := tx.do(fn); err != nil {
 			return err
 		}
 		s.hook("update: changed")
@@ -92,6 +92,7 @@ func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error) error 
 	})
 	if err == nil {
 		tx.committed = true
+		s.noteUpdates(tx.number)
 		s.hook("update: committed")
 		tx.runAfter()
 	}
@@ -101,7 +102,7 @@ func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error) error 
 }
 
 func (s *Store) openForWriting() (*database, error) {
-	if err := s.checkDB(); err != nil {
+	if err := s.verifyDB(); err != nil {
 		return nil, s.damaged(err)
 	}
 	if err := s.dropUnborn(); err != nil {
@@ -157,9 +158,18 @@ func (s *Store) tables() (count int, size int64) {
 // View runs fn in one transaction that only reads. Several processes may read at
 // once. What fn gets from the Tx stays valid afterwards; the Tx does not.
 func (s *Store) View(fn func(*Tx) error) error {
+	return s.view(func(tx *Tx) error { return tx.do(fn) })
+}
+
+// view does what View says, also where updates are lost.
+func (s *Store) view(fn func(*Tx) error) error {
 	lock, err := s.lock(unix.LOCK_SH)
 	if err != nil {
 		return err
+	}
+	if err := s.verifyDB(); err != nil {
+		lock.release()
+		return s.damaged(err)
 	}
 	opt := s.badgerOptions()
 	opt.ReadOnly = true
@@ -196,16 +206,6 @@ func (s *Store) viewAfterCrash(fn func(*Tx) error) error {
 func (s *Store) read(db *database, lock *storeLock, fn func(*Tx) error) error {
 	err := db.View(func(txn *badger.Txn) error { return fn(&Tx{store: s, txn: txn}) })
 	return errors.Join(err, s.close(db, lock))
-}
-
-// checkDB refuses a store whose database is gone. badger would make a new one, and
-// all that the old one spoke of would be garbage.
-func (s *Store) checkDB() error {
-	ok, err := exists(s.path(dbName, "MANIFEST"))
-	if err == nil && !ok {
-		err = errors.New("it is gone")
-	}
-	return err
 }
 
 // damaged is the error of a database that can not be opened.

@@ -63,6 +63,8 @@ func other(do string) error {
 		return s.RemoveContainer("old")
 	case "sweep":
 		return s.Sweep()
+	case "flip":
+		return flip(s, arg)
 	case "probe":
 		return s.Probe()
 	case "index":

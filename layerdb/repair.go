@@ -30,7 +30,7 @@ type Repaired struct {
 // Probe reads the whole database. It is for a process of its own: a damaged database
 // may end who opens it, for badger panics in goroutines that nobody can catch.
 func (s *Store) Probe() error {
-	return s.View(func(tx *Tx) error { return newRecords().read(tx) })
+	return s.view(func(tx *Tx) error { return newRecords().read(tx) })
 }
 
 // Repair makes the database again: from the old one, unless that is damaged or older
@@ -86,16 +86,21 @@ func (s *Store) repairLocked(damage error) (Repaired, error) {
 	}
 	images, containers, damaged := s.readCopies()
 	done.Lost = damaged
-	newest := uint64(0)
+	newest, noted := uint64(0), s.notedUpdates()
 	for _, c := range images {
 		newest = max(newest, c.Update)
 	}
-	if done.Damage == nil && newest > r.count {
+	switch {
+	case done.Damage != nil:
+	case noted > r.count:
+		done.Damage = errLost
+	case newest > r.count:
 		done.Damage = errOlder
 	}
 	if done.Damage != nil {
+		r.forgetRemoved(s, images)
 		r.merge(images, containers)
-		r.count = max(r.count, newest)
+		r.count = max(r.count, newest, noted)
 		if err := s.putStrangersAside(r, &done); err != nil {
 			return done, err
 		}
@@ -118,7 +123,7 @@ func newRecords() *records {
 
 // salvage reads what can be read of the database.
 func (s *Store) salvage(r *records) error {
-	if err := s.checkDB(); err != nil {
+	if err := s.verifyDB(); err != nil {
 		return err
 	}
 	db, err := badger.Open(s.badgerOptions())
@@ -151,6 +156,23 @@ func (r *records) read(tx *Tx) error {
 	count, countErr := tx.count()
 	r.count = count
 	return errors.Join(err, imagesErr, containersErr, tagsErr, digestsErr, originsErr, countErr)
+}
+
+// forgetRemoved takes out what an older database has and the copies have not: the
+// images whose copy went with them, and the names that an image had.
+func (r *records) forgetRemoved(s *Store, images []imageCopy) {
+	names := s.list(imagesName)
+	if ok, err := exists(s.path(imagesName)); err != nil || !ok { // an older varve kept none
+		return
+	}
+	maps.DeleteFunc(r.images, func(id string, _ Image) bool { return !slices.Contains(names, id+copySuffix) })
+	copied := map[string]bool{}
+	for _, c := range images {
+		copied[c.Image.ID] = true
+	}
+	ofCopied := func(_, id string) bool { return copied[id] }
+	maps.DeleteFunc(r.tags, ofCopied)
+	maps.DeleteFunc(r.digests, ofCopied)
 }
 
 // merge adds what the copies say. Of two that claim a tag the later one has it.

@@ -199,7 +199,7 @@ func TestRepairOldDatabase(t *testing.T) {
 	require.ErrorIs(t, s.Sweep(), ErrDamaged)
 	done, err := s.Repair(probe(t, s))
 	require.NoError(t, err)
-	require.ErrorContains(t, done.Damage, "older than the copies")
+	require.ErrorContains(t, done.Damage, "it lacks the last changes")
 	require.Empty(t, done.Lost)
 	require.Equal(t, want, dump(t, s))
 }

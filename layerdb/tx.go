@@ -42,6 +42,7 @@ type Tx struct {
 	// committed: it is durable.
 	tried, committed bool
 
+	number     uint64 // of the update, when it ends
 	after      []func()
 	published  []string        // directories moved into place by this transaction
 	trash      []string        // directories to move away after it
@@ -74,8 +75,17 @@ func (tx *Tx) mark() error {
 		return err
 	}
 	tx.store.hook("update: copied")
-	raw := binary.BigEndian.AppendUint64(nil, count+1)
+	tx.number = count + 1
+	raw := binary.BigEndian.AppendUint64(nil, tx.number)
 	return errors.Join(tx.set(firstKey, raw), tx.set(lastKey, raw))
+}
+
+// do calls fn, unless updates are lost.
+func (tx *Tx) do(fn func(*Tx) error) error {
+	if err := tx.checkCount(); err != nil {
+		return err
+	}
+	return fn(tx)
 }
 
 // count is how many updates there were.
