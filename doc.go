@@ -29,6 +29,7 @@
 //	copyup             bring one file up, whole or not at all
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
 //	runner             namespaces, the root, the terminal, the program
+//	internal/cgroup    a container's control group: frozen, limited, removed
 //	internal/archive   layers and images as tar: unpack, pack, save, load, export
 //	internal/registry  registries of images: what they have, verified; in and out
 //	internal/index     the merged tree of one chain in one mapped file
@@ -42,6 +43,7 @@
 //	cmd/varve → internal/engine → layerdb          → whiteout, internal/at
 //	                            → unionfs          → whiteout, copyup, internal/at
 //	                            → runner           → internal/at
+//	                            → internal/cgroup
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
 //	                            → internal/registry
 //	copyup, internal/index → whiteout, internal/at

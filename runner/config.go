@@ -51,6 +51,14 @@ type Config struct {
 	Stdout *os.File `json:"-"`
 	Stderr *os.File `json:"-"`
 
+	// Group is the directory of a control group of version 2 that the program
+	// is born in; nil is the caller's. It stays the caller's. Where the kernel
+	// refuses it the program is born outside, and Process.Grouped says so.
+	Group *os.File `json:"-"`
+	// Join are directories of control groups of version 1, which the init stage
+	// moves itself to.
+	Join []string
+
 	// Rootless says that this is in a user namespace, where device nodes can
 	// not be made: those of the host are shown instead. Single says that this
 	// namespace has one id, 0. Start sees to both itself.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,9 @@ func initStage() {
 func becomeProgram(control *link) error {
 	o, err := readOrder()
 	if err != nil {
+		return err
+	}
+	if err = joinGroups(o.Join); err != nil {
 		return err
 	}
 	if err = setUpHost(&o.Config); err != nil {
@@ -74,6 +78,21 @@ func readOrder() (*order, error) {
 		return nil, fmt.Errorf("read the container's configuration: %w", err)
 	}
 	return &o, nil
+}
+
+// joinGroups goes into control groups of version 1, and makes the namespace in
+// which the groups of this process are the roots.
+func joinGroups(dirs []string) error {
+	for _, dir := range dirs {
+		name := filepath.Join(dir, "cgroup.procs")
+		if err := os.WriteFile(name, []byte("0"), 0); err != nil { // 0 is who writes
+			return fmt.Errorf("join a control group: %w", err)
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("make a namespace of control groups: %w", explainClone(err))
+	}
+	return nil
 }
 
 // setUpHost prepares what is not files: name, network, and the file mode mask,

@@ -17,6 +17,7 @@ type Process struct {
 	proc      *os.Process
 	startTime uint64
 	console   *os.File
+	grouped   bool
 
 	done chan struct{} // closed when code and err below are final
 	code int
@@ -29,6 +30,9 @@ func (p *Process) Pid() int { return p.proc.Pid }
 // StartTime returns when the process was made, in clock ticks since boot: with
 // the pid it names one process and never a later one. See [ProcessStartTime].
 func (p *Process) StartTime() uint64 { return p.startTime }
+
+// Grouped tells whether the program is in Config.Group.
+func (p *Process) Grouped() bool { return p.grouped }
 
 // Console returns the other side of the program's terminal, nil if
 // Config.Terminal was not set. What is written to it is typed, what is read was

@@ -89,9 +89,11 @@ func writeOrder(cfg *Config) (*os.File, error) {
 	return f, nil
 }
 
+// namespaces are those that the init stage is born in. That of control groups is
+// not among them: its root is the group of who makes it, so the stage makes it,
+// when it is in its own.
 func namespaces(cfg *Config) uintptr {
-	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS |
-		unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP)
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC)
 	if cfg.Network == NoNetwork {
 		flags |= unix.CLONE_NEWNET
 	}
@@ -112,12 +114,19 @@ func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true, PidFD: &pidfd},
 	}
+	if cfg.Group != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
+	}
 	p := &Process{done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.fork(attr)
+		if p.grouped = attr.Sys.UseCgroupFD; err != nil && p.grouped {
+			attr.Sys.UseCgroupFD, p.grouped = false, false
+			err = p.fork(attr)
+		}
 		started <- err
 		if err == nil {
 			p.oversee(os.NewFile(uintptr(pidfd), "pidfd"))

@@ -115,13 +115,19 @@ func (h *home) start(t *testing.T, args ...string) (cmd *exec.Cmd, stdout io.Rea
 	return cmd, stdout
 }
 
-// state reads the state.json of the only container.
-func (h *home) state(t *testing.T) engine.State {
+// stateFile is the state.json of the only container.
+func (h *home) stateFile(t *testing.T) string {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(h.root, "containers/*/state.json"))
 	require.NoError(t, err)
 	require.Len(t, list, 1)
-	raw, err := os.ReadFile(list[0])
+	return list[0]
+}
+
+// state reads it.
+func (h *home) state(t *testing.T) engine.State {
+	t.Helper()
+	raw, err := os.ReadFile(h.stateFile(t))
 	require.NoError(t, err)
 	var s engine.State
 	require.NoError(t, json.Unmarshal(raw, &s))

@@ -59,6 +59,9 @@ func end(s State) error {
 	if err := s.Init.kill(); err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
+	if s.Init.alive() { // a frozen process may not end before it is thawed
+		_ = s.thaw() // it may have ended since
+	}
 	for limit := time.Now().Add(patience / 5); s.Supervisor.alive() && s.Init.Pid != 0 && time.Now().Before(limit); {
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/cgroup"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -76,6 +77,10 @@ type State struct {
 	Error      string    `json:"error,omitempty"` // why it could not be run
 	Started    time.Time `json:"started,omitzero"`
 	Finished   time.Time `json:"finished,omitzero"`
+
+	// Group is where the container's processes are; while it is Created, where
+	// they will be, if that can be made.
+	Group cgroup.Group `json:"group,omitzero"`
 }
 
 // readState returns how the container id fares now: a container whose supervisor
@@ -94,6 +99,7 @@ func (e *Engine) readState(id string) (State, error) {
 	}
 	if s.Status == Running && !s.Supervisor.alive() {
 		s.Status, s.ExitCode = Exited, killed
+		s.sweepGroup()
 	}
 	return s, nil
 }

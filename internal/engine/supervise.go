@@ -91,7 +91,7 @@ func (s *supervisor) begin() error {
 	if err != nil {
 		return err
 	}
-	s.state = State{Status: Created, Supervisor: Proc{os.Getpid(), start}}
+	s.state = State{Status: Created, Supervisor: Proc{os.Getpid(), start}, Group: s.planGroup()}
 	return s.engine.writeState(s.spec.ID, s.state)
 }
 
@@ -151,7 +151,7 @@ func (s *supervisor) start() error {
 	if err != nil {
 		return err
 	}
-	s.process, err = runner.Start(cfg)
+	s.process, err = s.startInGroup(cfg)
 	if err != nil {
 		return err
 	}
@@ -207,6 +207,7 @@ func (s *supervisor) end(code int, failure error) error {
 	if s.server != nil {
 		errs = append(errs, s.server.Unmount())
 	}
+	errs = append(errs, s.removeGroup())
 	if s.spec.Remove {
 		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
 	}

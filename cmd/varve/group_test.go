@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/internal/engine"
+	"github.com/varvefs/varve/internal/testenv"
+)
+
+// needGroups skips the test where root can make no control group of version 2.
+func needGroups(t *testing.T) {
+	t.Helper()
+	host, err := cgroup.Find()
+	require.NoError(t, err)
+	if testenv.IsRoot() && host.Plan("varve-test").Unified == "" {
+		t.Skip("needs a writable control group tree of version 2: run `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` as root")
+	}
+}
+
+// TestGroup: the programs of a container are in a group of its own, whose root it
+// is for them, and which goes with the container, whatever ends it.
+func TestGroup(t *testing.T) {
+	needGroups(t)
+	eachUser(t, func(t *testing.T, h *home) {
+		for _, killed := range []bool{false, true} {
+			cmd, out := h.start(t, "--name", "first", "small:1", "sh", "-c", "all=$(cat /proc/self/cgroup); echo ready; echo \"$all\"; echo end; sleep 1000")
+			text := readUntil(t, out, "end\n")
+			h.isUp(t)
+			s := h.state(t)
+			if h.user == nil {
+				require.NotEmpty(t, s.Group.Unified)
+			}
+			if s.Group.Unified != "" { // an ordinary user has one by delegation only
+				pids, err := os.ReadFile(filepath.Join(s.Group.Unified, "cgroup.procs"))
+				require.NoError(t, err)
+				require.Contains(t, strings.Fields(string(pids)), fmt.Sprint(s.Init.Pid))
+				require.NotContains(t, strings.Fields(string(pids)), fmt.Sprint(s.Supervisor.Pid))
+			}
+			if killed {
+				require.NoError(t, unix.Kill(s.Supervisor.Pid, unix.SIGKILL))
+			} else {
+				require.NoError(t, unix.Kill(s.Init.Pid, unix.SIGKILL))
+			}
+			if h.user == nil {
+				require.Contains(t, text, "0::/\n")
+			}
+			require.Equal(t, 137, exitCode(t, cmd.Wait()))
+			h.ok(t, "ps", "-a")
+			if s.Group.Unified != "" {
+				require.NoDirExists(t, s.Group.Unified)
+			}
+			h.ok(t, "rm", "-f", "first")
+		}
+	})
+}
+
+// readUntil reads until it has read end, and returns it all.
+func readUntil(t *testing.T, r io.Reader, end string) string {
+	t.Helper()
+	var all []byte
+	for one := make([]byte, 1); !strings.HasSuffix(string(all), end); all = append(all, one...) {
+		_, err := io.ReadFull(r, one)
+		require.NoError(t, err)
+	}
+	return string(all)
+}
+
+// TestPause stops a container from outside, removes one that is stopped, and finds
+// no other way to be wrong than docker's.
+func TestPause(t *testing.T) {
+	testenv.FUSE(t)
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	h := newHome(t, nil)
+	e, err := engine.Open(h.root)
+	require.NoError(t, err)
+	_, err = e.Pause("first")
+	require.ErrorContains(t, err, "No such container: first")
+	cmd, _ := h.start(t, "--name", "first", "small:1", "sh", "-c", "echo ready; while :; do echo x >> /lines; done")
+	h.isUp(t)
+	lines := filepath.Join(filepath.Dir(h.stateFile(t)), "upper/lines")
+	size := func() int64 {
+		info, err := os.Stat(lines)
+		require.NoError(t, err)
+		return info.Size()
+	}
+	require.ErrorContains(t, e.Unpause("first"), "is not paused")
+	for range 3 {
+		warning, err := e.Pause("first")
+		require.NoError(t, err)
+		require.Equal(t, h.state(t).Group.IsZero(), warning != nil)
+		_, err = e.Pause("first")
+		require.ErrorContains(t, err, "is already paused")
+		before := size()
+		time.Sleep(20 * time.Millisecond)
+		require.Equal(t, before, size())
+		require.NoError(t, e.Unpause("first"))
+		testenv.Eventually(t, "it goes on", func() bool { return size() > before })
+	}
+	_, err = e.Pause("first")
+	require.NoError(t, err)
+	require.Equal(t, "first\n", h.ok(t, "rm", "-f", "first"))
+	require.Equal(t, 137, exitCode(t, cmd.Wait()))
+	h.ok(t, "run", "--name", "second", "small:1", "true")
+	_, err = e.Pause("second")
+	require.ErrorContains(t, err, "is not running")
+}

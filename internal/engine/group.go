@@ -1,0 +1,123 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/runner"
+)
+
+// groupPrefix begins the names of control groups, so that a person who finds one
+// knows whose it is.
+const groupPrefix = "varve-"
+
+// planGroup says where the container's control group will be. It is written down
+// before the group is made, so that a supervisor that is killed leaves none that
+// nobody knows of. A container runs without one where there is none to be had.
+func (s *supervisor) planGroup() cgroup.Group {
+	host, err := cgroup.Find()
+	if err != nil {
+		return cgroup.Group{}
+	}
+	return host.Plan(groupPrefix + s.spec.ID)
+}
+
+// startInGroup makes the group and starts the program in it.
+func (s *supervisor) startInGroup(cfg runner.Config) (*runner.Process, error) {
+	// What could not be made, as on a read-only tree, is not in the group: that
+	// is all that follows from it.
+	s.state.Group, _ = s.state.Group.Make()
+	dir, err := s.state.Group.Open()
+	if err != nil {
+		return nil, err
+	}
+	if dir != nil {
+		defer func() { _ = dir.Close() }() // a directory
+	}
+	cfg.Group = dir
+	p, err := runner.Start(cfg)
+	if err == nil && dir != nil && !p.Grouped() {
+		err = s.removeGroup() // it is empty: the kernel lets nobody into it
+	}
+	return p, err
+}
+
+// removeGroup removes the control group when the container has ended.
+func (s *supervisor) removeGroup() error {
+	err := s.state.Group.Remove()
+	s.state.Group = cgroup.Group{}
+	return err
+}
+
+// sweepGroup removes the control group of a container whose supervisor was
+// killed. The container's last processes may still be ending, so what can not be
+// removed now is left for the next who looks.
+func (s State) sweepGroup() {
+	if !s.Init.alive() {
+		_ = s.Group.Remove() // as said
+	}
+}
+
+// freezeLimit is how long the processes of a container may take to stop: one may
+// be in a system call that has to end first.
+const freezeLimit = 10 * time.Second
+
+// Pause stops all processes of a running container, and returns when they have
+// stopped. Any process of the user may call it. The warning, if not nil, says that
+// they could notice it: there is no control group to freeze.
+func (e *Engine) Pause(name string) (warning, err error) {
+	c, state, err := e.running(name)
+	if err != nil {
+		return nil, err
+	}
+	if state.Paused() {
+		return nil, fmt.Errorf("Container %s is already paused", c.ID) //lint:ignore ST1005 docker's words
+	}
+	return state.freeze()
+}
+
+// Unpause lets the processes of a paused container go on.
+func (e *Engine) Unpause(name string) error {
+	c, state, err := e.running(name)
+	if err != nil {
+		return err
+	}
+	if !state.Paused() {
+		return fmt.Errorf("Container %s is not paused", c.ID) //lint:ignore ST1005 docker's words
+	}
+	return state.thaw()
+}
+
+// running finds a container that runs, paused or not, and its state.
+func (e *Engine) running(name string) (c layerdb.Container, state State, err error) {
+	err = e.store.View(func(tx *layerdb.Tx) error {
+		c, err = tx.FindContainer(name)
+		return err
+	})
+	if err != nil {
+		return c, state, err
+	}
+	state, err = e.readState(c.ID)
+	if err == nil && state.Status != Running {
+		err = fmt.Errorf("Container %s is not running", c.ID) //lint:ignore ST1005 docker's words
+	}
+	return c, state, err
+}
+
+// Paused tells whether the processes of a running container are stopped.
+func (s State) Paused() bool { return s.Status == Running && s.Group.Frozen(s.Init.Pid) }
+
+// freeze stops all processes of a running container, as Pause does.
+func (s State) freeze() (warning, err error) {
+	err = s.Group.Freeze(s.Init.Pid, freezeLimit)
+	if errors.Is(err, cgroup.ErrSignals) {
+		return err, nil
+	}
+	return nil, err
+}
+
+// thaw lets them go on.
+func (s State) thaw() error { return s.Group.Thaw(s.Init.Pid) }
