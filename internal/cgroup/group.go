@@ -28,12 +28,11 @@ type Group struct {
 // to be unlike all others on this machine.
 func (h Host) Plan(name string) Group {
 	var g Group
-	for _, dir := range h.unified.above() {
-		if kind, err := word(dir, "cgroup.type"); err == nil && kind != "domain" {
-			break // a threaded tree: no process can be born in a new group of it
+	if list := h.unified.above(); len(list) > 0 {
+		// In a threaded tree no process can be born in a new group.
+		if kind, err := word(list[0], "cgroup.type"); err != nil || kind == "domain" {
+			g.Unified = filepath.Join(list[0], name)
 		}
-		g.Unified = filepath.Join(dir, name)
-		break
 	}
 	if freezer := h.v1["freezer"].above(); g.Unified == "" && len(freezer) > 0 {
 		g.Freezer = filepath.Join(freezer[0], name)

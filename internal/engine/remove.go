@@ -73,5 +73,6 @@ func end(s State) error {
 			return fmt.Errorf("process %d or %d of the container did not end", s.Supervisor.Pid, s.Init.Pid)
 		}
 	}
+	s.sweepGroup()
 	return nil
 }

@@ -99,6 +99,8 @@ func (e *Engine) readState(id string) (State, error) {
 	}
 	if s.Status == Running && !s.Supervisor.alive() {
 		s.Status, s.ExitCode = Exited, killed
+	}
+	if !s.Group.IsZero() && !s.Supervisor.alive() {
 		s.sweepGroup()
 	}
 	return s, nil
