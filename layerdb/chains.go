@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -21,19 +20,10 @@ func (s *Store) ChainFile(chainID digest.Digest) string {
 	return s.path(chainsName, chainID.Encoded()+chainSuffix)
 }
 
-// PutChainFile has build write the index of a chain to a path in a stage, and puts
-// it in the place of [Store.ChainFile] when it is whole. Several processes may do
-// so at once; the last one's stays. Who has the old file open keeps it.
-func (s *Store) PutChainFile(chainID digest.Digest, build func(path string) error) (err error) {
-	stage, err := s.Stage("index")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stage.Discard()) }()
-	fresh := filepath.Join(stage.Path(), "chain"+chainSuffix)
-	if err := build(fresh); err != nil {
-		return err
-	}
+// KeepChainFile puts the file fresh, a whole index in a stage of this store, in the
+// place of [Store.ChainFile]. Several processes may do so at once; the last one's stays.
+// Who has the old file open keeps it.
+func (s *Store) KeepChainFile(chainID digest.Digest, fresh string) error {
 	s.hook("chain: built")
 	// A store of an older varve has no such directory.
 	if err := os.Mkdir(s.path(chainsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {

@@ -10,16 +10,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// putChain keeps content as the index of a chain.
+// keepChain keeps content as the index of a chain.
+func keepChain(s *Store, chain digest.Digest, content string) error {
+	stage, err := s.Stage("index")
+	if err != nil {
+		return err
+	}
+	fresh := filepath.Join(stage.Path(), "fresh")
+	err = os.WriteFile(fresh, []byte(content), 0o600)
+	if err == nil {
+		err = s.KeepChainFile(chain, fresh)
+	}
+	return errors.Join(err, stage.Discard())
+}
+
 func putChain(t *testing.T, s *Store, chain digest.Digest, content string) {
 	t.Helper()
-	require.NoError(t, s.PutChainFile(chain, func(path string) error { return os.WriteFile(path, []byte(content), 0o600) }))
+	require.NoError(t, keepChain(s, chain, content))
 	got, err := os.ReadFile(s.ChainFile(chain))
 	require.NoError(t, err)
 	require.Equal(t, content, string(got))
 }
 
-func TestPutChainFile(t *testing.T) {
+func TestKeepChainFile(t *testing.T) {
 	s := openStore(t)
 	chain := digest.FromString("chain")
 	require.NoDirExists(t, s.path(chainsName), "made when it is needed")
@@ -33,11 +46,7 @@ func TestPutChainFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "first", string(read), "who has it open keeps it")
 
-	broken := errors.New("broken")
-	require.ErrorIs(t, s.PutChainFile(chain, func(path string) error {
-		require.NoError(t, os.WriteFile(path, []byte("half"), 0o600))
-		return broken
-	}), broken)
+	require.ErrorIs(t, s.KeepChainFile(chain, s.path("absent")), os.ErrNotExist)
 	got, err := os.ReadFile(s.ChainFile(chain))
 	require.NoError(t, err)
 	require.Equal(t, "second", string(got))

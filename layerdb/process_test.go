@@ -68,7 +68,7 @@ func other(do string) error {
 	case "probe":
 		return s.Probe()
 	case "index":
-		return s.PutChainFile(newLayer.ChainID, func(path string) error { return os.WriteFile(path, []byte("second"), 0o600) })
+		return keepChain(s, newLayer.ChainID, "second")
 	}
 	return errors.New("unknown " + verb)
 }

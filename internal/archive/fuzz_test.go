@@ -19,7 +19,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(sparseBomb(f, 1<<20))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := newCanary(t)
-		got, err := Unpack(bytes.NewReader(data), c.layer, UnpackOptions{NoSync: true, MaxBytes: 16 << 20, MaxEntries: 1000})
+		got, err := Unpack(bytes.NewReader(data), c.layer, UnpackOptions{MaxBytes: 16 << 20, MaxEntries: 1000})
 		c.requireUnchanged(t)
 		if err != nil {
 			return
@@ -28,7 +28,7 @@ func FuzzUnpack(f *testing.F) {
 		require.NoError(t, WriteLayer(&back, c.layer, got.DiffID))
 		dir := c.root + "/packed"
 		require.NoError(t, os.Mkdir(dir, 0o700))
-		_, err = PackUpper(c.layer+"/diff", dir, PackOptions{NoSync: true})
+		_, err = PackUpper(c.layer+"/diff", dir, PackOptions{})
 		require.NoError(t, err)
 	})
 }

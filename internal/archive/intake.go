@@ -48,7 +48,7 @@ type Intake struct {
 // NewIntake begins to bring images into the store. opt bounds each layer. Close
 // must be called.
 func NewIntake(store *layerdb.Store, opt UnpackOptions) *Intake {
-	opt.AllowNoEnd, opt.NoSync = true, true // digests are checked; Sync is called once
+	opt.AllowNoEnd = true // digests are checked
 	return &Intake{store: store, opt: opt, stages: map[digest.Digest]*layerdb.Stage{}, sizes: map[digest.Digest]int64{}}
 }
 
@@ -122,13 +122,32 @@ func (in *Intake) keep(id digest.Digest, stage *layerdb.Stage, size int64) error
 	return nil
 }
 
+// Staged returns where the files are of the layers that were taken and are not in the
+// store yet, by diff ID. They stay there until Put.
+func (in *Intake) Staged() map[digest.Digest]string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	dirs := map[digest.Digest]string{}
+	for id, stage := range in.stages {
+		dirs[id] = DiffDir(stage.Path())
+	}
+	return dirs
+}
+
 // Sync makes all layers that were taken durable. It belongs before the transaction
 // with Put, since it may take long.
 func (in *Intake) Sync() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	var dirs []string
 	for _, stage := range in.stages {
-		if err := stage.Sync(); err != nil {
+		dirs = append(dirs, stage.Path())
+	}
+	if err := SyncLayers(dirs...); err != nil {
+		return err
+	}
+	for _, stage := range in.stages {
+		if err := stage.SyncFiles(); err != nil { // what is in it is durable
 			return err
 		}
 	}

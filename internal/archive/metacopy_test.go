@@ -15,6 +15,6 @@ func TestPackUpperRefusesAFileWithoutItsData(t *testing.T) {
 	overwrite(t, root+"/file", "")
 	require.NoError(t, os.Truncate(root+"/file", 5000))
 	require.NoError(t, unix.Setxattr(root+"/file", "user.overlay.metacopy", nil, 0))
-	_, err := PackUpper(root, stage(t), PackOptions{NoSync: true})
+	_, err := PackUpper(root, stage(t), PackOptions{})
 	require.ErrorContains(t, err, `pack "/": "file": the upper has only its metadata`)
 }

@@ -21,8 +21,6 @@ type PackOptions struct {
 	// Whiteout is the dialect for whiteouts on disk. Auto takes the one that the
 	// file system of the layer directory can hold.
 	Whiteout whiteout.Dialect
-	// NoSync leaves out the final syncfs(2): the caller makes the layer durable.
-	NoSync bool
 	// Below, if not nil, looks up what the layers below the upper have at a clean
 	// path, without following links; false is nothing. A file of the upper that is
 	// there already, with the same content, owner, mode, time and attributes, is left
@@ -46,8 +44,8 @@ type PackOptions struct {
 // A file of which the upper has only the metadata (overlayfs' metacopy) is an error,
 // for its data is in a layer that is not looked at.
 //
-// An empty upper gives an empty layer. After an error what was made in dir is the
-// caller's to remove.
+// An empty upper gives an empty layer. The layer is not durable before [SyncLayers]. After
+// an error what was made in dir is the caller's to remove.
 func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	root, err := at.OpenRoot(upper)
 	if err != nil {
@@ -67,7 +65,7 @@ func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	}
 	p.out.DiffID = digest.NewDigestFromBytes(digest.SHA256, sum)
 	p.out.TarSize = layer.split.total
-	return p.out, layer.finish(opt.NoSync)
+	return p.out, layer.finish()
 }
 
 type inode struct{ dev, ino uint64 }

@@ -58,7 +58,6 @@ func upper(t testing.TB, dialect whiteout.Dialect) string {
 // pack packs root and gives the layer and its tar.
 func pack(t testing.TB, root string, opt PackOptions) (string, Unpacked, []byte) {
 	t.Helper()
-	opt.NoSync = true
 	dir := stage(t)
 	got, err := PackUpper(root, dir, opt)
 	require.NoError(t, err)

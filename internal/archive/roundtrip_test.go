@@ -68,10 +68,10 @@ func TestUnpackReadsCompressed(t *testing.T) {
 			dir, got := unpack(t, packed)
 			requireSameTar(t, dir, got, data)
 			for cut := 0; cut < len(packed)-1; cut += 7 {
-				_, err := Unpack(bytes.NewReader(packed[:cut]), stage(t), UnpackOptions{NoSync: true})
+				_, err := Unpack(bytes.NewReader(packed[:cut]), stage(t), UnpackOptions{})
 				require.Error(t, err, cut)
 			}
-			_, err := Unpack(bytes.NewReader(packed[:len(packed)-3]), stage(t), UnpackOptions{NoSync: true})
+			_, err := Unpack(bytes.NewReader(packed[:len(packed)-3]), stage(t), UnpackOptions{})
 			require.ErrorIs(t, err, ErrTruncated)
 		})
 	}
@@ -199,10 +199,10 @@ func TestRoundTripOfOddArchives(t *testing.T) {
 func TestUnpackAllowsNoEnd(t *testing.T) {
 	data := build(t, file("a", "b"), file("c", "d"))
 	data = data[:len(data)-1024]
-	_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{NoSync: true})
+	_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{})
 	require.ErrorIs(t, err, ErrTruncated)
 	dir := stage(t)
-	got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{NoSync: true, AllowNoEnd: true})
+	got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{AllowNoEnd: true})
 	require.NoError(t, err)
 	requireSameTar(t, dir, got, data)
 }
@@ -239,7 +239,7 @@ func TestUnpackDeepAndLong(t *testing.T) {
 	require.Equal(t, before, openFDs(t))
 	require.NoError(t, at.RemoveAll(at.CWD, dir))
 
-	_, err := Unpack(bytes.NewReader(build(t, file(long+"x", "1"))), stage(t), UnpackOptions{NoSync: true})
+	_, err := Unpack(bytes.NewReader(build(t, file(long+"x", "1"))), stage(t), UnpackOptions{})
 	require.ErrorIs(t, err, unix.ENAMETOOLONG)
 	require.ErrorContains(t, err, "256 bytes")
 }

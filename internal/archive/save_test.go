@@ -27,7 +27,7 @@ func newStore(t testing.TB, tars ...[]byte) (*layerdb.Store, []layerdb.Layer) {
 	for _, data := range tars {
 		dir := store.LayerDir(digest.FromBytes(data))
 		require.NoError(t, os.MkdirAll(dir, 0o700))
-		got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{NoSync: true})
+		got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{})
 		require.NoError(t, err)
 		layers = append(layers, layerdb.Layer{DiffID: got.DiffID, Size: got.Size})
 	}

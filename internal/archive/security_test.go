@@ -137,7 +137,7 @@ func TestAttacks(t *testing.T) {
 				c := newCanary(t)
 				data := build(t, c.aim(attack.items)...)
 				before := openFDs(t)
-				got, err := Unpack(bytes.NewReader(data), c.layer, UnpackOptions{NoSync: true, Whiteout: dialect})
+				got, err := Unpack(bytes.NewReader(data), c.layer, UnpackOptions{Whiteout: dialect})
 				c.requireUnchanged(t)
 				require.Equal(t, before, openFDs(t), "descriptors leak")
 				if attack.want != "" {
@@ -166,7 +166,7 @@ func TestAttacksOverTwoLayers(t *testing.T) {
 			for n, it := range c.aim(attack.items) {
 				dir := fmt.Sprintf("%s/%d", c.layer, n)
 				require.NoError(t, os.Mkdir(dir, 0o700))
-				_, err := Unpack(bytes.NewReader(build(t, it)), dir, UnpackOptions{NoSync: true})
+				_, err := Unpack(bytes.NewReader(build(t, it)), dir, UnpackOptions{})
 				if err != nil {
 					require.True(t, errors.Is(err, ErrUnsafe) || errors.Is(err, unix.ENOTDIR), err.Error())
 				}
@@ -218,7 +218,7 @@ func TestTruncatedEverywhere(t *testing.T) {
 	before := openFDs(t)
 	layer := stage(t)
 	for cut := 0; cut <= len(data); cut += 61 {
-		_, err := Unpack(bytes.NewReader(data[:cut]), layer, UnpackOptions{NoSync: true})
+		_, err := Unpack(bytes.NewReader(data[:cut]), layer, UnpackOptions{})
 		require.Error(t, err, cut)
 		require.True(t, errors.Is(err, ErrTruncated) || cut == 0 && errors.Is(err, ErrNotTar), "cut at %d: %v", cut, err)
 		require.NoError(t, os.RemoveAll(layer))
@@ -233,14 +233,14 @@ func TestNotATar(t *testing.T) {
 		"gzip of text": zipped(t, []byte(strings.Repeat("no tar ", 200))),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Unpack(strings.NewReader(data), stage(t), UnpackOptions{NoSync: true})
+			_, err := Unpack(strings.NewReader(data), stage(t), UnpackOptions{})
 			require.Error(t, err)
 			require.True(t, errors.Is(err, ErrNotTar) || name == "short" && errors.Is(err, ErrTruncated), err.Error())
 		})
 	}
 	data := build(t, file("good", "x"), file("bad", "y"))
 	copy(data[2048:], "damaged")
-	_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{NoSync: true})
+	_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{})
 	require.ErrorIs(t, err, ErrNotTar)
 	require.ErrorContains(t, err, `"good"`)
 }
@@ -278,7 +278,7 @@ func TestBombs(t *testing.T) {
 	big := tar.Header{Typeflag: tar.TypeReg, Name: "big", Size: 1 << 40, Mode: 0o600, Format: tar.FormatGNU, ModTime: when}
 	var head bytes.Buffer
 	require.NoError(t, tar.NewWriter(&head).WriteHeader(&big))
-	small := UnpackOptions{NoSync: true, MaxBytes: 16 << 20, MaxEntries: 100}
+	small := UnpackOptions{MaxBytes: 16 << 20, MaxEntries: 100}
 
 	t.Run("large file", func(t *testing.T) {
 		_, err := Unpack(bytes.NewReader(head.Bytes()), stage(t), small)
@@ -297,11 +297,11 @@ func TestBombs(t *testing.T) {
 	})
 	t.Run("sparse map", func(t *testing.T) {
 		data := sparseBomb(t, 1<<62)
-		_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{NoSync: true})
+		_, err := Unpack(bytes.NewReader(data), stage(t), UnpackOptions{})
 		require.ErrorIs(t, err, ErrTooBig)
 		dir := stage(t)
 		data = sparseBomb(t, 1<<33)
-		got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{NoSync: true})
+		got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{})
 		require.NoError(t, err)
 		var st unix.Stat_t
 		require.NoError(t, unix.Stat(dir+"/diff/sparse", &st))
@@ -368,7 +368,7 @@ func TestManyHeadersNeedLittleMemory(t *testing.T) {
 		}
 	}()
 	dir := stage(t)
-	_, err := Unpack(strings.NewReader(packed), dir, UnpackOptions{NoSync: true})
+	_, err := Unpack(strings.NewReader(packed), dir, UnpackOptions{})
 	close(stop)
 	most := <-peak
 	require.NoError(t, err)

@@ -41,8 +41,6 @@ type UnpackOptions struct {
 	// builders write such layers; it is for input whose digest is checked, since
 	// otherwise they can not be told from one that was cut short.
 	AllowNoEnd bool
-	// NoSync leaves out the final syncfs(2): the caller makes the layer durable.
-	NoSync bool
 }
 
 func (o UnpackOptions) withDefaults() UnpackOptions {
@@ -60,7 +58,8 @@ func (o UnpackOptions) withDefaults() UnpackOptions {
 // read to its end, once, and is no longer read when Unpack returns. After an
 // error what was made is the caller's to remove. The errors wrap ErrNotTar,
 // ErrTruncated, ErrTooBig, ErrUnsafe or that of a system call, and name the entry.
-// Several may run at once in different directories.
+// Several may run at once in different directories. The layer is not durable before
+// [SyncLayers].
 func Unpack(r io.Reader, dir string, opt UnpackOptions) (Unpacked, error) {
 	plain, free, err := decompress(r)
 	if err != nil {
@@ -79,7 +78,7 @@ func Unpack(r io.Reader, dir string, opt UnpackOptions) (Unpacked, error) {
 	}
 	u.out.DiffID = digest.NewDigestFromBytes(digest.SHA256, u.in.Sum())
 	u.out.TarSize = layer.split.total
-	return u.out, layer.finish(opt.NoSync)
+	return u.out, layer.finish()
 }
 
 // layer is a layer directory while it is being filled.
@@ -123,16 +122,8 @@ func (l *layer) open(path string) (err error) {
 	return err
 }
 
-// finish completes tar-split.gz, makes all durable and closes the directory.
-func (l *layer) finish(noSync bool) error {
-	err := l.split.finish()
-	if err == nil && !noSync {
-		// One call for the whole file system is far cheaper than one for each of
-		// thousands of files.
-		err = os.NewSyscallError("syncfs", unix.Syncfs(l.diff))
-	}
-	return errors.Join(err, l.close())
-}
+// finish completes tar-split.gz and closes the directory.
+func (l *layer) finish() error { return errors.Join(l.split.finish(), l.close()) }
 
 // close frees the descriptors.
 func (l *layer) close() error {

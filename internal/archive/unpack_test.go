@@ -25,7 +25,7 @@ func stage(t testing.TB) string {
 func unpack(t testing.TB, data []byte) (string, Unpacked) {
 	t.Helper()
 	dir := stage(t)
-	got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{NoSync: true})
+	got, err := Unpack(bytes.NewReader(data), dir, UnpackOptions{})
 	require.NoError(t, err)
 	return dir, got
 }
@@ -53,7 +53,7 @@ func BenchmarkUnpack(b *testing.B) {
 		dir := stage(b)
 		file, err := os.Open(path)
 		require.NoError(b, err)
-		got, err := Unpack(file, dir, UnpackOptions{NoSync: os.Getenv("VARVE_BENCH_SYNC") == ""})
+		got, err := Unpack(file, dir, UnpackOptions{})
 		require.NoError(b, err)
 		b.SetBytes(got.TarSize)
 		require.NoError(b, file.Close())
@@ -78,14 +78,14 @@ func TestUnpackEncodings(t *testing.T) {
 			packed, err := cmd.Output()
 			require.NoError(t, err)
 			require.Less(t, len(packed), len(data))
-			got, err := Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{NoSync: true})
+			got, err := Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{})
 			require.NoError(t, err)
 			require.Equal(t, digest.FromBytes(data), got.DiffID)
-			twice, err := Unpack(io.MultiReader(bytes.NewReader(packed), bytes.NewReader(packed)), t.TempDir(), UnpackOptions{NoSync: true})
+			twice, err := Unpack(io.MultiReader(bytes.NewReader(packed), bytes.NewReader(packed)), t.TempDir(), UnpackOptions{})
 			require.NoError(t, err, "two streams, one after the other")
 			require.Equal(t, digest.FromBytes(append(bytes.Clone(data), data...)), twice.DiffID)
 			for n := 7; n < len(packed); n += 7 {
-				_, err := Unpack(bytes.NewReader(packed[:n]), t.TempDir(), UnpackOptions{NoSync: true})
+				_, err := Unpack(bytes.NewReader(packed[:n]), t.TempDir(), UnpackOptions{})
 				require.ErrorIs(t, err, ErrTruncated, "cut at %d of %d", n, len(packed))
 			}
 		})
@@ -102,6 +102,6 @@ func TestUnpackXZMemory(t *testing.T) {
 	cmd.Stdin = bytes.NewReader(build(t, file("f", "x")))
 	packed, err := cmd.Output()
 	require.NoError(t, err)
-	_, err = Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{NoSync: true})
+	_, err = Unpack(bytes.NewReader(packed), t.TempDir(), UnpackOptions{})
 	require.ErrorContains(t, err, "dictionary size exceeds max")
 }

@@ -24,10 +24,16 @@ type chain struct {
 }
 
 // chain opens nothing: it says where the layers are, by their names in a [Spec].
-func (e *Engine) chain(names []string) (chain, error) {
+func (e *Engine) chain(names []string) (chain, error) { return e.chainWith(names, nil) }
+
+// chainWith is chain where some layers, by diff ID, are in stages still.
+func (e *Engine) chainWith(names []string, staged map[digest.Digest]string) (chain, error) {
 	var c chain
 	for _, name := range names {
 		l, err := e.lower(name)
+		if dir := staged[digest.Digest(name)]; dir != "" {
+			l, err = unionfs.Lower{Path: dir}, nil
+		}
 		if err != nil {
 			return c, err
 		}
@@ -72,23 +78,6 @@ func identify(l *unionfs.Lower, name, who string) error {
 	sec, nsec := st.Ctim.Unix()
 	l.ID = fmt.Sprintf("%s changed %d.%09d seen with %s", name, sec, nsec, who)
 	return nil
-}
-
-// Index makes the index of a chain, given by the diff IDs of its layers, top first,
-// in the place of the one that is there, from that of the layers below the top one if
-// there is one. A chain that has none is no error. It has
-// to run [Inside].
-func (e *Engine) Index(names []string) error {
-	c, err := e.chain(names)
-	if err != nil || c.index == "" {
-		return err
-	}
-	return e.store.PutChainFile(c.index, func(path string) error {
-		if c.below == "" {
-			return unionfs.BuildIndex(path, c.lowers)
-		}
-		return unionfs.ExtendIndex(path, e.store.ChainFile(c.below), c.lowers)
-	})
 }
 
 // mountChain mounts the view of a chain on its index. Where there is none that can

@@ -51,7 +51,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (string, error) {
 		DiffID: diff.DiffID, Created: time.Now(), CreatedBy: strings.Join(c.Command, " "),
 		Author: opt.Author, Comment: opt.Message, Size: diff.Size,
 	}
-	id, err := e.addImage(stage, layer, config, &parent, ref)
+	id, err := e.addImage(stage, layer, config, &parent, spec.Layers, ref)
 	return id, errors.Join(err, stage.Discard())
 }
 
@@ -96,9 +96,6 @@ func (e *Engine) pack(c layerdb.Container, spec Spec) (*layerdb.Stage, archive.U
 		return nil, archive.Unpacked{}, err
 	}
 	diff, err := e.packUpper(c, spec, stage.Path())
-	if err == nil {
-		err = stage.SyncFiles() // the rest was synced by PackUpper
-	}
 	if err != nil {
 		return nil, diff, errors.Join(err, stage.Discard())
 	}

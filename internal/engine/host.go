@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -97,7 +98,7 @@ func (e *Engine) diffDir(diffID string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("layer %q: %w", diffID, err)
 	}
-	return filepath.Join(e.store.LayerDir(d), "diff"), nil
+	return archive.DiffDir(e.store.LayerDir(d)), nil
 }
 
 // lookedImage is an image that was looked up without a change of the store. host

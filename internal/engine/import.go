@@ -50,7 +50,7 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 	layer := layerdb.Layer{DiffID: diff.DiffID, Created: time.Now(), Comment: opt.Message, Size: diff.Size}
 	base := configOf(nil)
 	base.Config = config
-	id, err := e.addImage(stage, layer, base, nil, ref)
+	id, err := e.addImage(stage, layer, base, nil, nil, ref)
 	return id, errors.Join(err, stage.Discard())
 }
 
@@ -65,9 +65,6 @@ func (e *Engine) unpack(r io.Reader) (*layerdb.Stage, archive.Unpacked, error) {
 		return nil, archive.Unpacked{}, err
 	}
 	diff, err := archive.Unpack(r, stage.Path(), archive.UnpackOptions{})
-	if err == nil {
-		err = stage.SyncFiles() // the rest was synced by Unpack
-	}
 	if err != nil {
 		return nil, diff, errors.Join(err, stage.Discard())
 	}
@@ -87,10 +84,11 @@ func optionalTag(name string) (string, error) {
 	return ref, checkTag(ref)
 }
 
-// addImage publishes a staged layer over the layer parent (nil: it is the
-// lowest), records it and the image of config with it on top, under ref unless
-// that is "", and makes the index of the chain. It returns the image's ID.
-func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imageConfig, parent *layerdb.Layer, ref string) (string, error) {
+// addImage makes a staged layer durable and publishes it over the layer parent (nil: it is
+// the lowest), whose chain is below, by the names of its layers, top first. It records the
+// layer and the image of config with it on top, under ref unless that is "", and makes the
+// index of the chain. It returns the image's ID.
+func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imageConfig, parent *layerdb.Layer, below []string, ref string) (string, error) {
 	layer.ChainID = layer.DiffID
 	if parent != nil {
 		layer.Parent, layer.ChainID = parent.ID, layerdb.ChainID(parent.ChainID, layer.DiffID)
@@ -102,25 +100,29 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imag
 	if err != nil {
 		return "", err
 	}
-	var layers []layerdb.Layer
-	err = e.update(func(tx *layerdb.Tx) error {
-		err := tx.Publish(stage, e.store.LayerDir(layer.DiffID))
-		if err == nil {
-			err = errors.Join(tx.PutLayer(layer), tx.PutImage(image))
-		}
-		if err == nil && ref != "" {
-			err = tx.SetTag(ref, image.ID)
-		}
-		if err == nil {
-			layers, err = tx.Chain(layer.ID)
-		}
-		return err
-	})
+	names := append([]string{layer.DiffID.String()}, below...)
+	index := e.beginIndexing([][]string{names}, map[digest.Digest]string{layer.DiffID: archive.DiffDir(stage.Path())})
+	err = archive.SyncLayers(stage.Path())
 	if err == nil {
-		// The image is there, also without: the first container would have it made.
-		_ = e.Index(layerNames(layers))
+		err = stage.SyncFiles() // the rest is
 	}
-	return image.ID, err
+	if err == nil {
+		err = e.update(func(tx *layerdb.Tx) error {
+			err := tx.Publish(stage, e.store.LayerDir(layer.DiffID))
+			if err == nil {
+				err = errors.Join(tx.PutLayer(layer), tx.PutImage(image))
+			}
+			if err == nil && ref != "" {
+				err = tx.SetTag(ref, image.ID)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return "", errors.Join(err, index.drop())
+	}
+	_ = index.keep() // the image is there, also without: its first container would have it made
+	return image.ID, nil
 }
 
 // configOf is the configuration of an image that is known by its chain (top

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -100,6 +101,43 @@ const maxBatch = 200 << 10
 // their chains. Images that are too many for one transaction follow in others:
 // what could fail, but for a full disk, has been done before.
 func (e *Engine) putImages(in *archive.Intake, wanted []Incoming) ([]Loaded, error) {
+	index, err := e.indexIncoming(in, wanted)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.putAll(in, wanted)
+	if err != nil && len(list) == 0 {
+		return nil, errors.Join(err, index.drop())
+	}
+	_ = index.keep() // the images are there, also without: their first containers would have it made
+	return list, err
+}
+
+// indexIncoming begins to make the indexes of images before they are recorded.
+func (e *Engine) indexIncoming(in *archive.Intake, wanted []Incoming) (*indexing, error) {
+	var chains [][]string
+	for _, image := range wanted {
+		config, err := archive.ParseConfig(image.Config)
+		if err != nil {
+			return nil, err
+		}
+		chains = append(chains, chainNames(config.RootFS.DiffIDs))
+	}
+	return e.beginIndexing(chains, in.Staged()), nil
+}
+
+// chainNames are the names of layers, given lowest first as in a configuration, as a
+// [Spec] keeps them.
+func chainNames(diffIDs []digest.Digest) []string {
+	var names []string
+	for _, id := range slices.Backward(diffIDs) {
+		names = append(names, id.String())
+	}
+	return names
+}
+
+// putAll makes the layers durable and records the images.
+func (e *Engine) putAll(in *archive.Intake, wanted []Incoming) ([]Loaded, error) {
 	if err := in.Sync(); err != nil {
 		return nil, err
 	}
@@ -137,33 +175,29 @@ func batch(wanted []Incoming) (int, error) {
 
 func (e *Engine) putBatch(in *archive.Intake, wanted []Incoming) ([]Loaded, error) {
 	var list []Loaded
-	var chains [][]layerdb.Layer
 	err := e.update(func(tx *layerdb.Tx) error {
 		for _, image := range wanted {
-			done, chain, err := putImage(tx, in, image)
+			done, err := putImage(tx, in, image)
 			if err != nil {
 				return err
 			}
-			list, chains = append(list, done), append(chains, chain)
+			list = append(list, done)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, chain := range chains {
-		e.indexIfMissing(layerNames(chain))
-	}
 	return list, nil
 }
 
-// putImage records one image and returns it with its chain.
-func putImage(tx *layerdb.Tx, in *archive.Intake, wanted Incoming) (Loaded, []layerdb.Layer, error) {
+// putImage records one image.
+func putImage(tx *layerdb.Tx, in *archive.Intake, wanted Incoming) (Loaded, error) {
 	done := Loaded{Refs: wanted.Refs, Replaced: map[string]string{}}
 	for _, ref := range wanted.Refs {
 		old, err := tx.Tag(ref)
 		if err != nil && !errors.Is(err, layerdb.ErrNoSuchImage) {
-			return done, nil, err
+			return done, err
 		}
 		if old != "" {
 			done.Replaced[ref] = old
@@ -171,7 +205,7 @@ func putImage(tx *layerdb.Tx, in *archive.Intake, wanted Incoming) (Loaded, []la
 	}
 	image, err := in.Put(tx, wanted.Config, wanted.Refs...)
 	if err != nil {
-		return done, nil, err
+		return done, err
 	}
 	done.ID = image.ID
 	for ref, old := range done.Replaced {
@@ -179,19 +213,5 @@ func putImage(tx *layerdb.Tx, in *archive.Intake, wanted Incoming) (Loaded, []la
 			delete(done.Replaced, ref)
 		}
 	}
-	chain, err := tx.Chain(image.Top)
-	return done, chain, err
-}
-
-// indexIfMissing makes the index of a chain that has none. The image is there, also
-// without: the first container would have it made.
-func (e *Engine) indexIfMissing(names []string) {
-	c, err := e.chain(names)
-	if err != nil || c.index == "" {
-		return
-	}
-	if isFile(e.store.ChainFile(c.index)) {
-		return
-	}
-	_ = e.Index(names)
+	return done, nil
 }

@@ -202,11 +202,20 @@ func (p *puller) take(ctx context.Context, l v1.Descriptor, diffID digest.Digest
 
 // record makes the image known, all at once, and its chain's index.
 func (p *puller) record(ref string) error {
-	if err := p.intake.Sync(); err != nil {
-		return err
+	index := p.engine.beginIndexing([][]string{chainNames(p.diffIDs)}, p.intake.Staged())
+	err := p.intake.Sync()
+	if err == nil {
+		err = p.put(ref)
 	}
-	var layers []layerdb.Layer
-	err := p.engine.update(func(tx *layerdb.Tx) error {
+	if err != nil {
+		return errors.Join(err, index.drop())
+	}
+	_ = index.keep() // the image is there, also without: its first container would have it made
+	return p.engine.noteOrigins(p.repo.Name(), p.diffIDs, p.manifest.Layers)
+}
+
+func (p *puller) put(ref string) error {
+	return p.engine.update(func(tx *layerdb.Tx) error {
 		image, err := p.intake.Put(tx, p.config)
 		if err != nil {
 			return err
@@ -217,17 +226,8 @@ func (p *puller) record(ref string) error {
 				return err
 			}
 		}
-		if err := tx.SetDigest(p.repo.Name(), p.manifest.Named, image.ID); err != nil {
-			return err
-		}
-		layers, err = tx.Chain(image.Top)
-		return err
+		return tx.SetDigest(p.repo.Name(), p.manifest.Named, image.ID)
 	})
-	if err != nil {
-		return err
-	}
-	p.engine.indexIfMissing(layerNames(layers))
-	return p.engine.noteOrigins(p.repo.Name(), p.diffIDs, p.manifest.Layers)
 }
 
 // noteOrigins keeps in what form a registry has layers, so that push need not make

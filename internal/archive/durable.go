@@ -1,0 +1,115 @@
+package archive
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// fewFiles is up to how many files a layer is synced file by file. syncfs(2) is far
+// cheaper than thousands of fsync(2), but writes what everybody else has written
+// to the file system, too.
+const fewFiles = 64
+
+// DiffDir returns where the files of the layer in layerDir are.
+func DiffDir(layerDir string) string { return filepath.Join(layerDir, diffName) }
+
+// SyncLayers makes the layers in these directories of one file system durable, but
+// for the names of the directories themselves. Nothing may be written to them after.
+func SyncLayers(layerDirs ...string) error {
+	large := -1
+	defer func() {
+		if large >= 0 {
+			_ = unix.Close(large) // a directory
+		}
+	}()
+	for _, dir := range layerDirs {
+		fd, err := at.OpenRoot(dir)
+		if err != nil {
+			return fmt.Errorf("sync layer: %w", err)
+		}
+		done, err := syncFew(fd)
+		if err != nil || done || large >= 0 {
+			_ = unix.Close(fd) // a directory
+		} else {
+			large = fd
+		}
+		if err != nil {
+			return fmt.Errorf("sync layer: %w", err)
+		}
+	}
+	if large < 0 {
+		return nil
+	}
+	return os.NewSyscallError("syncfs", unix.Syncfs(large))
+}
+
+// syncFew syncs all that is in the directory dir, if that are few files; done is false
+// if they are not, and nothing was done.
+func syncFew(dir int) (done bool, err error) {
+	files, err := fewBelow(dir)
+	if err != nil || files == nil {
+		return false, err
+	}
+	for _, path := range files {
+		if err := syncFile(dir, path); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// fewBelow lists the regular files and directories below dir, what is in a directory
+// before it; nil if they are not few.
+func fewBelow(dir int) ([]string, error) {
+	files, queue := []string{}, []string{""}
+	for seen := 0; len(queue) > 0; {
+		path := queue[0]
+		queue = queue[1:]
+		list, err := readDirBelow(dir, path)
+		if err != nil {
+			return nil, err
+		}
+		if seen += len(list); seen > fewFiles {
+			return nil, nil
+		}
+		files = append([]string{path}, files...)
+		for _, e := range list {
+			switch e.Type {
+			case unix.DT_DIR:
+				queue = append(queue, joinName(path, e.Name))
+			case unix.DT_REG:
+				files = append([]string{joinName(path, e.Name)}, files...)
+			case unix.DT_UNKNOWN:
+				return nil, nil
+			}
+		}
+	}
+	return files, nil
+}
+
+func readDirBelow(dir int, path string) ([]at.Dirent, error) {
+	fd, err := at.Beneath(dir, path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	return at.ReadDir(fd)
+}
+
+func syncFile(dir int, path string) error {
+	fd, err := at.Beneath(dir, path, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	err = unix.Fsync(fd)
+	_ = unix.Close(fd) // read only
+	if err != nil {
+		return &os.PathError{Op: "fsync", Path: path, Err: err}
+	}
+	return nil
+}
