@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"os"
 
@@ -222,7 +221,7 @@ func (s *split) copy(w io.Writer, file io.Reader, e *storage.Entry) error {
 		if n == 0 && err != nil {
 			return fmt.Errorf("%w: %w", ErrDigest, err)
 		}
-		crc = crc64.Update(crc, storage.CRCTable, s.buf[:n])
+		crc = updateCRC(crc, s.buf[:n])
 		if _, err := w.Write(s.buf[:n]); err != nil {
 			return err
 		}

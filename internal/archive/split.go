@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
@@ -55,7 +54,7 @@ func newSplitter(file *os.File) (*splitter, error) {
 func (s *splitter) Write(p []byte) (int, error) {
 	s.total += int64(len(p))
 	if s.payload {
-		s.crc = crc64.Update(s.crc, storage.CRCTable, p)
+		s.crc = updateCRC(s.crc, p)
 		s.length += int64(len(p))
 		return len(p), s.err
 	}
