@@ -26,7 +26,9 @@ func (c *cli) load() *cobra.Command {
 				return errors.New("requested load from stdin, but stdin is a terminal: use -i FILE, or redirect")
 			}
 			return c.inside(func(e *engine.Engine) error {
-				list, err := e.Load(file)
+				bars := newBars(os.Stderr, quiet)
+				list, err := e.Load(file, bars.step)
+				bars.finish()
 				for _, image := range list {
 					printLoaded(cmd.OutOrStdout(), image)
 				}
@@ -35,7 +37,7 @@ func (c *cli) load() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&file, "input", "i", "", "read from this file (default: stdin)")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress (there is none to show)")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	return cmd
 }
 

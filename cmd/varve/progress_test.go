@@ -86,4 +86,13 @@ func TestBarsOnATerminal(t *testing.T) {
 	require.Empty(t, screen.String())
 	pull()
 	testenv.Eventually(t, "the last bar", func() bool { return strings.Contains(screen.String(), ": Pull complete") })
+
+	saved := filepath.Join(t.TempDir(), "saved.tar")
+	h.ok(t, "save", "-o", saved, "small:1")
+	cmd := exec.Command(h.bin, "--root", filepath.Join(t.TempDir(), "store"), "load", "-i", saved)
+	cmd.Stderr = tty
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	require.Equal(t, "Loaded image: small:1\n", string(out))
+	testenv.Eventually(t, "the bar of load", func() bool { return strings.Contains(screen.String(), ": Load complete") })
 }

@@ -20,7 +20,8 @@ import (
 const maxImages = 1000
 
 // Images is an archive of images that was opened for reading: what docker save,
-// podman save (both formats), skopeo and umoci write. It is used by one goroutine.
+// podman save (both formats), skopeo and umoci write. After OpenImages it may be used by
+// several goroutines.
 type Images struct {
 	files  *entries
 	closer func() error
@@ -120,10 +121,11 @@ func (a *Images) Close() error { return a.closer() }
 // List returns the images in the order of the archive.
 func (a *Images) List() []LoadImage { return a.list }
 
-// Take brings a layer of the archive into the intake.
-func (a *Images) Take(in *Intake, l LoadLayer) error {
-	return in.Take(a.files.open(l.at), l.Blob)
-}
+// Open returns the bytes of a layer as the archive has them, compressed or not.
+func (a *Images) Open(l LoadLayer) io.Reader { return a.files.open(l.at) }
+
+// Length is how many bytes that are.
+func (l LoadLayer) Length() int64 { return l.at.size }
 
 // read finds the images: in manifest.json, in index.json, or in both, which then
 // have to say the same (CVE-2021-41190: what one program checked is not what

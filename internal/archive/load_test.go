@@ -44,7 +44,7 @@ func loadAll(store *layerdb.Store, images *Images, in *Intake) error {
 		for _, l := range image.Layers {
 			missing, err := in.Missing([]digest.Digest{l.DiffID})
 			if err == nil && len(missing) == 1 {
-				err = images.Take(in, l)
+				err = in.Take(images.Open(l), l.Blob)
 			}
 			if err != nil {
 				return err

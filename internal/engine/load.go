@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,10 +23,11 @@ type Loaded struct {
 }
 
 // Load brings in all images of an archive, as docker save, podman save, skopeo and
-// umoci write it. file is its path, "" for stdin. Nothing is seen of an
+// umoci write it. file is its path, "" for stdin. progress, which may be nil, is told of
+// each layer; its layers are unpacked side by side. Nothing is seen of an
 // image before all of it is here; of very many images, which take several transactions,
 // a disk that fills may leave the first ones. It has to run [Inside].
-func (e *Engine) Load(file string) (list []Loaded, err error) {
+func (e *Engine) Load(file string, progress Progress) (list []Loaded, err error) {
 	if err := e.Sweep(); err != nil {
 		return nil, err
 	}
@@ -41,31 +43,36 @@ func (e *Engine) Load(file string) (list []Loaded, err error) {
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
-	return e.load(images)
+	return e.load(images, progress)
 }
 
-func (e *Engine) load(images *archive.Images) (list []Loaded, err error) {
+func (e *Engine) load(images *archive.Images, progress Progress) (list []Loaded, err error) {
 	in := archive.NewIntake(e.store, archive.UnpackOptions{})
 	defer func() { err = errors.Join(err, in.Close()) }()
 	var wanted []Incoming
+	var layers []archive.LoadLayer
 	for _, image := range images.List() {
 		for _, ref := range image.Refs {
 			if err := checkTag(ref); err != nil {
 				return nil, err
 			}
 		}
-		if err := takeLayers(in, images, image); err != nil {
-			return nil, fmt.Errorf("load: %w", err)
-		}
+		layers = append(layers, image.Layers...)
 		wanted = append(wanted, Incoming{Config: image.Config, Refs: image.Refs})
+	}
+	if err := takeLayers(in, images, layers, progress); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
 	}
 	return e.putImages(in, wanted)
 }
 
-// takeLayers unpacks those layers of an image that are not here.
-func takeLayers(in *archive.Intake, images *archive.Images, image archive.LoadImage) error {
+// takeLayers unpacks those layers that are not here, side by side.
+func takeLayers(in *archive.Intake, images *archive.Images, layers []archive.LoadLayer, progress Progress) error {
+	if progress == nil {
+		progress = func(Step) {}
+	}
 	var ids []digest.Digest
-	for _, l := range image.Layers {
+	for _, l := range layers {
 		ids = append(ids, l.DiffID)
 	}
 	missing, err := in.Missing(ids)
@@ -76,15 +83,23 @@ func takeLayers(in *archive.Intake, images *archive.Images, image archive.LoadIm
 	for _, id := range missing {
 		needed[id] = true
 	}
-	for _, l := range image.Layers {
+	var wanted []archive.LoadLayer
+	for _, l := range layers {
 		if !needed[l.DiffID] {
 			continue
 		}
-		if err := images.Take(in, l); err != nil {
-			return err
-		}
+		delete(needed, l.DiffID) // the same layer may come again
+		wanted = append(wanted, l)
+		progress(Step{Layer: l.DiffID, What: "Waiting"})
 	}
-	return nil
+	return sideBySide(context.Background(), wanted, func(ctx context.Context, l archive.LoadLayer) error {
+		step := Step{Layer: l.DiffID, What: "Loading layer", Total: l.Length()}
+		err := in.Take(&counter{r: images.Open(l), ctx: ctx, step: step, tell: progress}, l.Blob)
+		if err == nil {
+			progress(Step{Layer: l.DiffID, What: "Load complete"})
+		}
+		return err
+	})
 }
 
 // Incoming is an image whose layers an intake has, before it is recorded.

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,20 +21,6 @@ type PullOptions struct {
 	Insecure bool     // any certificate will do, and plain HTTP
 	Progress Progress // nil for nobody
 }
-
-// Progress is told how far a layer has come. It is called by several goroutines, and
-// has to return at once.
-type Progress func(Step)
-
-// A Step is what there is to tell of a layer.
-type Step struct {
-	Layer       digest.Digest // as the registry knows it, or the diff ID before it does
-	What        string        // "Pulling", "Already exists", …
-	Done, Total int64         // bytes; Total is 0 where nothing travels
-}
-
-// travellers is how many layers travel at a time; docker's number.
-const travellers = 3
 
 // Pull fetches an image, or all images of a repository, that a registry has under the
 // name, and returns the full references under which they are here now, also if
@@ -192,7 +176,7 @@ func (p *puller) take(ctx context.Context, l v1.Descriptor, diffID digest.Digest
 	blob := p.repo.Blob(ctx, l)
 	defer func() { _ = blob.Close() }() // only read
 	step := Step{Layer: l.Digest, What: "Pulling", Total: l.Size}
-	err := p.intake.Take(&counter{r: blob, step: step, tell: p.progress},
+	err := p.intake.Take(&counter{r: blob, ctx: ctx, step: step, tell: p.progress},
 		archive.Blob{MediaType: l.MediaType, Digest: l.Digest, Size: l.Size, DiffID: diffID})
 	if err == nil {
 		p.progress(Step{Layer: l.Digest, What: "Pull complete"})
@@ -245,43 +229,4 @@ func (e *Engine) noteOrigins(repository string, diffIDs []digest.Digest, forms [
 		}
 		return nil
 	})
-}
-
-// counter tells how far the reading of a layer has come.
-type counter struct {
-	r    io.Reader
-	step Step
-	tell Progress
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if n > 0 {
-		c.step.Done += int64(n)
-		c.tell(c.step)
-	}
-	return n, err
-}
-
-// sideBySide calls fn for every item, some at a time, and returns the first error,
-// after which it begins no other and the context of those under way ends.
-func sideBySide[T any](ctx context.Context, list []T, fn func(context.Context, T) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	room := make(chan struct{}, travellers)
-	for _, item := range list {
-		room <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-room }()
-			if err := fn(ctx, item); err != nil {
-				cancel(err) // of several the first stays
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
 }

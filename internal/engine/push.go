@@ -305,7 +305,7 @@ func (p *pusher) make(ctx context.Context, id digest.Digest) (v1.Descriptor, err
 	there, err := p.repo.Has(ctx, d.Digest)
 	if err == nil && !there {
 		step := Step{Layer: id, What: "Pushing", Total: d.Size}
-		err = p.repo.Upload(ctx, d, func() (io.ReadCloser, error) { return openCounted(file, step, p.progress) })
+		err = p.repo.Upload(ctx, d, func() (io.ReadCloser, error) { return openCounted(ctx, file, step, p.progress) })
 	}
 	if err != nil {
 		return d, err
@@ -329,10 +329,10 @@ type countedFile struct {
 	io.Closer
 }
 
-func openCounted(file string, step Step, tell Progress) (io.ReadCloser, error) {
+func openCounted(ctx context.Context, file string, step Step, tell Progress) (io.ReadCloser, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
-	return &countedFile{counter{f, step, tell}, f}, nil
+	return &countedFile{counter{f, ctx, step, tell}, f}, nil
 }
