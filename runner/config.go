@@ -26,6 +26,13 @@ type Mount struct {
 	ReadOnly bool   // also all that is mounted below Source
 }
 
+// Rlimit is a limit of each process by itself (getrlimit(2)); Resource is
+// RLIMIT_….
+type Rlimit struct {
+	Resource   int
+	Soft, Hard uint64
+}
+
 // Config is what [Start] runs. Root and Args are required, the zero value of
 // all else works.
 type Config struct {
@@ -58,6 +65,11 @@ type Config struct {
 	// Join are directories of control groups of version 1, which the init stage
 	// moves itself to.
 	Join []string
+
+	Rlimits []Rlimit
+	// CPUs are the processors that the program may run on; nil is all that the
+	// caller may.
+	CPUs []int
 
 	// Rootless says that this is in a user namespace, where device nodes can
 	// not be made: those of the host are shown instead. Single says that this

@@ -57,6 +57,9 @@ func becomeProgram(control *link) error {
 	if err = enterCwd(root, o.Cwd); err != nil {
 		return err
 	}
+	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
+		return err
+	}
 	if err = dropPrivileges(&o.Config); err != nil { // 3
 		return err
 	}
@@ -168,7 +171,7 @@ func execute(control *link, program string, cfg *Config) error {
 	if gone {
 		return errors.New("the supervisor has died")
 	}
-	if err = control.send(msgReady, "", -1); err != nil {
+	if err = errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, "", -1)); err != nil {
 		return err
 	}
 	err = unix.Exec(program, cfg.Args, cfg.Env)

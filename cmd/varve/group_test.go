@@ -22,7 +22,7 @@ func needGroups(t *testing.T) {
 	t.Helper()
 	host, err := cgroup.Find()
 	require.NoError(t, err)
-	if testenv.IsRoot() && host.Plan("varve-test").Unified == "" {
+	if g, _ := host.Plan("varve-test", cgroup.Limits{}); testenv.IsRoot() && g.Unified == "" {
 		t.Skip("needs a writable control group tree of version 2: run `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` as root")
 	}
 }
@@ -117,4 +117,67 @@ func TestPause(t *testing.T) {
 	h.ok(t, "run", "--name", "second", "small:1", "true")
 	_, err = e.Pause("second")
 	require.ErrorContains(t, err, "is not running")
+}
+
+// TestLimits: they hold by a control group for root, and for ordinary users, who
+// have none here, by what stands in for it, and that is said.
+func TestLimits(t *testing.T) {
+	needGroups(t)
+	eachUser(t, func(t *testing.T, h *home) {
+		out, code := h.run(t, "run", "--rm", "--pids-limit", "6", "small:1", "sh", "-c",
+			"for i in 1 2 3 4 5 6 7 8; do sleep 2 & done; echo all")
+		require.NotZero(t, code, out)
+		require.Contains(t, out, "can't fork")
+		require.NotContains(t, out, "all\n")
+		out = h.ok(t, "run", "--rm", "--cpuset-cpus", "0", "small:1", "grep", "Cpus_allowed_list", "/proc/self/status")
+		require.Contains(t, out, "Cpus_allowed_list:\t0\n")
+		out, code = h.run(t, "run", "--name", "hog", "-m", "16m", "small:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
+		if warned := strings.Contains(out, "no control group with the controllers memory is to be had here"); !warned {
+			require.Equal(t, 137, code, out)
+			require.Equal(t, "true\n", h.ok(t, "inspect", "-f", "{{.State.OOMKilled}}", "hog"))
+		} else {
+			require.NotNil(t, h.user, "root has one")
+			require.Contains(t, out, "out of memory")
+			require.Equal(t, 1, code)
+		}
+		out = h.ok(t, "run", "--rm", "--ulimit", "nofile=100:200", "--ulimit", "core=0", "small:1", "sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c")
+		require.Equal(t, "100\n200\n0\n", out)
+		h.ok(t, "rm", "hog")
+	})
+}
+
+// TestLimitsReachTheKernel reads the limits of a running container where they are kept.
+func TestLimitsReachTheKernel(t *testing.T) {
+	needGroups(t)
+	testenv.Root(t)
+	testenv.CheckLeaks(t)
+	h := newHome(t, nil)
+	cmd, _ := h.start(t, "--name", "first", "-m", "64m", "--memory-swap", "96m", "--cpus", "0.5", "-c", "512",
+		"--cpuset-cpus", "0", "--pids-limit", "50", "small:1", "sh", "-c", "echo ready; sleep 1000")
+	h.isUp(t)
+	g := h.state(t).Group
+	for _, want := range []struct{ controller, file, value, file2, value2 string }{
+		{"memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"},
+		{"memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"},
+		{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"},
+		{"cpu", "cpu.shares", "512", "cpu.weight", "20"},
+		{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"},
+		{"pids", "pids.max", "50", "pids.max", "50"},
+	} {
+		dir, file, value := g.V1[want.controller], want.file, want.value
+		if dir == "" {
+			dir, file, value = g.Unified, want.file2, want.value2
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, file))
+		if os.IsNotExist(err) && strings.Contains(file, "sw") {
+			continue // a kernel that counts no swap
+		}
+		require.NoError(t, err)
+		require.Equal(t, value, strings.TrimSpace(string(raw)), file)
+	}
+	h.ok(t, "rm", "-f", "first")
+	require.Equal(t, 137, exitCode(t, cmd.Wait()))
+	for _, dir := range append(g.Joined(), g.Unified) {
+		require.NoDirExists(t, dir)
+	}
 }

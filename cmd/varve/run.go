@@ -49,6 +49,7 @@ func (c *cli) run() *cobra.Command {
 	f.StringArrayVarP(&opt.Env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
 	f.StringVarP(&opt.Workdir, "workdir", "w", "", "start in this directory (default: the image's)")
 	want.flags(cmd)
+	isolationFlags(cmd, &opt.Isolation)
 	f.StringArrayVarP(&opt.Volumes, "volume", "v", nil, "show a directory of the host inside, /DIR:/DIR[:ro]")
 	return cmd
 }

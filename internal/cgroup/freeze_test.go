@@ -30,11 +30,11 @@ func ways(t *testing.T, name string) map[string]Group {
 	host, err := Find()
 	require.NoError(t, err)
 	list := map[string]Group{"signals": {}}
-	if g := host.Plan(name); g.Unified != "" {
+	if g, _ := host.Plan(name, Limits{}); g.Unified != "" {
 		list["version 2"] = g
 	}
 	host.unified = tree{}
-	if g := host.Plan(name); g.Freezer != "" {
+	if g, _ := host.Plan(name, Limits{}); g.Freezer != "" {
 		list["version 1"] = g
 	}
 	return list
@@ -44,7 +44,7 @@ func TestFreeze(t *testing.T) {
 	for way, g := range ways(t, fmt.Sprintf("varve-test-freeze-%d", os.Getpid())) {
 		t.Run(way, func(t *testing.T) {
 			testenv.CheckLeaks(t)
-			g, err := g.Make()
+			g, err := g.Make(Limits{})
 			require.NoError(t, err)
 			file := filepath.Join(t.TempDir(), "lines")
 			cmd := startBusy(t, g, file)
@@ -155,8 +155,8 @@ func TestRemoveTakesInnerGroups(t *testing.T) {
 	testenv.Root(t)
 	host, err := Find()
 	require.NoError(t, err)
-	g := host.Plan(fmt.Sprintf("varve-test-remove-%d", os.Getpid()))
-	g, err = g.Make()
+	g, _ := host.Plan(fmt.Sprintf("varve-test-remove-%d", os.Getpid()), Limits{})
+	g, err = g.Make(Limits{})
 	require.NoError(t, err)
 	require.NotEmpty(t, g.Unified)
 	require.NoError(t, os.MkdirAll(filepath.Join(g.Unified, "a/b"), 0o755))

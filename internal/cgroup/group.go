@@ -18,41 +18,63 @@ import (
 type Group struct {
 	// Unified is its directory in the tree of version 2, "" for none.
 	Unified string `json:"unified,omitempty"`
+	// Controllers are those that limit something there.
+	Controllers []string `json:"controllers,omitempty"`
 	// V1 are its directories in trees of version 1, by controller.
 	V1 map[string]string `json:"v1,omitempty"`
 	// Freezer is where a freezer of version 1 may be made when it is needed.
 	Freezer string `json:"freezer,omitempty"`
 }
 
-// Plan says where a group of that name could be, and makes nothing. The name has
-// to be unlike all others on this machine.
-func (h Host) Plan(name string) Group {
-	var g Group
-	if list := h.unified.above(); len(list) > 0 {
+// Plan says where a group of that name, which has to be unlike all others on this
+// machine, could be for the limits, and makes nothing yet. missing are the
+// controllers (cpu, cpuset, memory, pids) that this user has no hand on.
+func (h Host) Plan(name string, l Limits) (g Group, missing []string) {
+	var unified []string
+	for _, c := range l.controllers() {
+		switch {
+		case h.unified.mount != "" && slices.Contains(read(h.unified.mount, "cgroup.controllers"), c):
+			unified = append(unified, c)
+		case len(h.v1[c].above()) > 0:
+			if g.V1 == nil {
+				g.V1 = map[string]string{}
+			}
+			g.V1[c] = filepath.Join(h.v1[c].own, name)
+		default:
+			missing = append(missing, c)
+		}
+	}
+	dir, found := h.unified.place(unified)
+	if !found && len(unified) > 0 {
+		missing, unified = append(missing, unified...), nil
+		dir, found = h.unified.place(nil)
+	}
+	if found {
 		// In a threaded tree no process can be born in a new group.
-		if kind, err := word(list[0], "cgroup.type"); err != nil || kind == "domain" {
-			g.Unified = filepath.Join(list[0], name)
+		if kind, err := word(dir, "cgroup.type"); err != nil || kind == "domain" {
+			g.Unified, g.Controllers = filepath.Join(dir, name), unified
 		}
 	}
 	if freezer := h.v1["freezer"].above(); g.Unified == "" && len(freezer) > 0 {
 		g.Freezer = filepath.Join(freezer[0], name)
 	}
-	return g
+	return g, missing
 }
 
 // IsZero tells whether the container has no group.
 func (g Group) IsZero() bool { return g.Unified == "" && len(g.V1) == 0 && g.Freezer == "" }
 
-// Make makes the directories of the group. One that can not be made is left out,
-// and the error says why; the Group that is returned is what there is.
-func (g Group) Make() (Group, error) {
+// Make makes the directories of the group and sets the limits in them. A directory
+// that can not be made is left out; the Group that is returned is what there is,
+// and the error, if not nil, says what it lacks.
+func (g Group) Make(l Limits) (Group, error) {
 	made := Group{Freezer: g.Freezer}
 	var errs []error
 	if g.Unified != "" {
 		if err := makeDir(g.Unified); err != nil {
 			errs = append(errs, err)
 		} else {
-			made.Unified = g.Unified
+			made.Unified, made.Controllers = g.Unified, g.Controllers
 		}
 	}
 	for name, dir := range g.V1 {
@@ -65,8 +87,12 @@ func (g Group) Make() (Group, error) {
 		}
 		made.V1[name] = dir
 	}
-	return made, errors.Join(errs...)
+	return made, errors.Join(append(errs, made.apply(l))...)
 }
+
+// Joined are the directories that a process of the container has to move itself
+// to: those of version 1.
+func (g Group) Joined() []string { return slices.Sorted(maps.Values(g.V1)) }
 
 func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -90,7 +116,7 @@ func (g Group) Open() (*os.File, error) {
 
 // dirs lists all directories that the group may have.
 func (g Group) dirs() []string {
-	list := slices.Sorted(maps.Values(g.V1))
+	list := g.Joined()
 	for _, dir := range []string{g.Unified, g.Freezer} {
 		if dir != "" {
 			list = append(list, dir)

@@ -27,6 +27,7 @@ type CreateOptions struct {
 	Stdin    bool
 	Terminal bool
 	Remove   bool // when it ends
+	Isolation
 }
 
 // newID returns 64 random hex digits.
@@ -50,8 +51,12 @@ func newSpec(opt CreateOptions) (Spec, error) {
 	if err := checkName(opt.Name); err != nil {
 		return Spec{}, err
 	}
+	box, err := opt.sandbox()
+	if err != nil {
+		return Spec{}, err
+	}
 	mounts, err := parseVolumes(opt.Volumes)
-	return Spec{ID: newID(), Mounts: mounts, Terminal: opt.Terminal, Stdin: opt.Stdin, Remove: opt.Remove}, err
+	return Spec{ID: newID(), Mounts: mounts, Terminal: opt.Terminal, Stdin: opt.Stdin, Remove: opt.Remove, Sandbox: box}, err
 }
 
 // create records a container and its directory in one change. ready is called as

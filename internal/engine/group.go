@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/varvefs/varve/internal/cgroup"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
@@ -22,31 +24,51 @@ func (s *supervisor) planGroup() cgroup.Group {
 	if err != nil {
 		return cgroup.Group{}
 	}
-	return host.Plan(groupPrefix + s.spec.ID)
+	var group cgroup.Group
+	group, s.missing = host.Plan(groupPrefix+s.spec.ID, s.spec.Sandbox.Limits)
+	return group
 }
 
 // startInGroup makes the group and starts the program in it.
 func (s *supervisor) startInGroup(cfg runner.Config) (*runner.Process, error) {
-	// What could not be made, as on a read-only tree, is not in the group: that
-	// is all that follows from it.
-	s.state.Group, _ = s.state.Group.Make()
-	dir, err := s.state.Group.Open()
-	if err != nil {
+	var err error
+	limited := s.spec.Sandbox.Limits != (cgroup.Limits{})
+	// A group that could not be made, as on a read-only tree, matters only where it
+	// should limit something.
+	if s.state.Group, err = s.state.Group.Make(s.spec.Sandbox.Limits); err != nil && limited {
 		return nil, err
 	}
-	if dir != nil {
-		defer func() { _ = dir.Close() }() // a directory
+	if cfg.Group, err = s.state.Group.Open(); err != nil {
+		return nil, err
 	}
-	cfg.Group = dir
+	if cfg.Group != nil {
+		defer func() { _ = cfg.Group.Close() }() // a directory
+	}
+	cfg.Join = s.state.Group.Joined()
+	s.spec.Sandbox.apply(&cfg, s.missing)
 	p, err := runner.Start(cfg)
-	if err == nil && dir != nil && !p.Grouped() {
-		err = s.removeGroup() // it is empty: the kernel lets nobody into it
+	if err == nil && cfg.Group != nil && !p.Grouped() {
+		return s.outside(p)
 	}
 	return p, err
 }
 
+// outside does without the group that the kernel lets nobody into, unless it was to
+// limit something.
+func (s *supervisor) outside(p *runner.Process) (*runner.Process, error) {
+	err := cgroup.Group{Unified: s.state.Group.Unified}.Remove() // it is empty
+	if len(s.state.Group.Controllers) == 0 {
+		s.state.Group.Unified = ""
+		return p, err
+	}
+	_ = p.Signal(unix.SIGKILL) // it may have ended already
+	_, waitErr := p.Wait()
+	return nil, errors.Join(errors.New("limit the container: the kernel lets no process into the control group that was made for it"), err, waitErr)
+}
+
 // removeGroup removes the control group when the container has ended.
 func (s *supervisor) removeGroup() error {
+	s.state.OOMKilled = s.state.Group.OOMKilled()
 	err := s.state.Group.Remove()
 	s.state.Group = cgroup.Group{}
 	return err

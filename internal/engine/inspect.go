@@ -351,7 +351,7 @@ func (out *ContainerInspect) addConfig(c layerdb.Container, spec Spec) {
 
 func inspectState(s State) InspectState {
 	out := InspectState{
-		Status: s.Status, Running: s.Status == Running, ExitCode: s.ExitCode, Error: s.Error,
+		Status: s.Status, Running: s.Status == Running, ExitCode: s.ExitCode, Error: s.Error, OOMKilled: s.OOMKilled,
 		StartedAt: inspectTime(s.Started), FinishedAt: inspectTime(s.Finished),
 	}
 	if out.Running {

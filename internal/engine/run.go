@@ -96,6 +96,7 @@ func (r *Run) startSupervisor(root string, spec Spec) (err error) {
 	if self.Userns, err = runner.PlanUserns(); err != nil {
 		return err
 	}
+	lacking := spec.Sandbox.lacking()
 	defer func() {
 		for _, f := range self.Files {
 			_ = f.Close() // the child has it, or there is none
@@ -107,7 +108,7 @@ func (r *Run) startSupervisor(root string, spec Spec) (err error) {
 	if r.child, err = runner.StartSelf(self); err != nil {
 		return err
 	}
-	r.Warning = r.child.Fallback
+	r.Warning = errors.Join(r.child.Fallback, lacking)
 	return nil
 }
 

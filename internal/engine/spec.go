@@ -36,6 +36,7 @@ type Spec struct {
 	Stdin    bool           `json:"stdin,omitempty"` // -i
 	Remove   bool           `json:"remove,omitempty"`
 	Layers   []string       `json:"layers"` // diff IDs, top first; "host" for this machine
+	Sandbox  Sandbox        `json:"sandbox,omitzero"`
 	// Config is what an image made of the container starts with.
 	Config Config `json:"config"`
 }

@@ -75,6 +75,7 @@ type State struct {
 	Init       Proc      `json:"init"` // the container's process 1
 	ExitCode   int       `json:"exit_code"`
 	Error      string    `json:"error,omitempty"` // why it could not be run
+	OOMKilled  bool      `json:"oom_killed,omitempty"`
 	Started    time.Time `json:"started,omitzero"`
 	Finished   time.Time `json:"finished,omitzero"`
 

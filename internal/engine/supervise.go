@@ -24,14 +24,15 @@ const (
 
 // A supervisor is the process of one container, from its view to its end.
 type supervisor struct {
-	engine  *Engine
-	spec    Spec
-	state   State
-	signals chan os.Signal
-	chain   chain
-	server  *unionfs.Server
-	missing bool // the index of the chain
-	process *runner.Process
+	engine    *Engine
+	spec      Spec
+	state     State
+	signals   chan os.Signal
+	chain     chain
+	server    *unionfs.Server
+	unindexed bool     // the chain has no index
+	missing   []string // controllers that can not limit the container
+	process   *runner.Process
 }
 
 // Supervise is what the hidden verb does in the process that Run starts: it
@@ -104,7 +105,7 @@ func (s *supervisor) run() (int, error) {
 		return 0, err
 	}
 	tuneForServing()
-	if s.missing {
+	if s.unindexed {
 		s.engine.indexInBackground(s.spec.Layers)
 	}
 	stop := make(chan struct{})
@@ -141,7 +142,7 @@ func (s *supervisor) mount() error {
 		}
 		keepOwners(&view)
 	}
-	s.server, s.missing, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
+	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	return err
 }
 

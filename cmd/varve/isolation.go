@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"math/big"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/varvefs/varve/internal/engine"
+)
+
+// isolationFlags are docker's flags for the walls around a container, of the verbs
+// that make one.
+func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
+	f := cmd.Flags()
+	f.VarP((*byteSize)(&want.Limits.Memory), "memory", "m", "give it this much memory at most, as in 512m")
+	f.Var((*byteSize)(&want.Limits.MemorySwap), "memory-swap", "give it this much memory and swap together at most, -1 for any swap (default: twice the memory)")
+	f.Var((*cpus)(&want.Limits.NanoCPUs), "cpus", "give it the time of this many processors at most, as in 1.5")
+	f.Int64VarP(&want.Limits.CPUShares, "cpu-shares", "c", 0, "weigh it against others when all want the processors (default 1024)")
+	f.StringVar(&want.Limits.CPUSet, "cpuset-cpus", "", "run it on these processors only, as in 0-2,5")
+	f.Var((*count)(&want.Limits.Pids), "pids-limit", "let it have this many processes and threads at most (default: any number)")
+	f.StringArrayVar(&want.Ulimits, "ulimit", nil, "limit each of its processes, NAME=SOFT[:HARD], as in nofile=1024")
+}
+
+// byteSize is a flag for bytes, in docker's units of 1024.
+type byteSize int64
+
+func (b *byteSize) Type() string   { return "bytes" }
+func (b *byteSize) String() string { return "" }
+func (b *byteSize) Set(text string) error {
+	if text == "-1" {
+		*b = -1
+		return nil
+	}
+	n, err := units.RAMInBytes(text)
+	*b = byteSize(n)
+	return err
+}
+
+// cpus is a flag for processors, kept in billionths.
+type cpus int64
+
+func (c *cpus) Type() string   { return "decimal" }
+func (c *cpus) String() string { return "" }
+func (c *cpus) Set(text string) error {
+	value, ok := new(big.Rat).SetString(text)
+	if !ok || strings.ContainsAny(text, "/eE") {
+		return fmt.Errorf("failed to parse %q as a rational number", text)
+	}
+	nano := value.Mul(value, big.NewRat(1e9, 1))
+	if !nano.IsInt() || !nano.Num().IsInt64() {
+		return fmt.Errorf("value is too precise")
+	}
+	*c = cpus(nano.Num().Int64())
+	return nil
+}
+
+// count is a flag for a number, where -1 is any.
+type count int64
+
+func (c *count) Type() string   { return "int" }
+func (c *count) String() string { return "" }
+func (c *count) Set(text string) error {
+	var n int64
+	if _, err := fmt.Sscanf(text, "%d", &n); err != nil || fmt.Sprint(n) != text {
+		return fmt.Errorf("%q is not a number", text)
+	}
+	*c = count(max(n, 0))
+	return nil
+}
