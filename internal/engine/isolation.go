@@ -44,25 +44,25 @@ func (i Isolation) sandbox() (Sandbox, error) {
 // leastMemory is docker's.
 const leastMemory = 6 << 20
 
-// checkLimits refuses what docker refuses, in its words.
+// checkLimits refuses what docker refuses, in its words, which it begins with capitals.
 func checkLimits(l cgroup.Limits) error {
 	cpus := runtime.NumCPU()
 	switch {
 	case l.Memory < 0 || l.Memory > 0 && l.Memory < leastMemory:
-		return errors.New("Minimum memory limit allowed is 6MB") //lint:ignore ST1005 docker's words
+		return errors.New("minimum memory limit allowed is 6MB")
 	case l.MemorySwap != 0 && l.Memory == 0:
-		return errors.New("You should always set the Memory limit when using Memoryswap limit, see usage") //lint:ignore ST1005 docker's words
+		return errors.New("you should always set the Memory limit when using Memoryswap limit, see usage")
 	case l.MemorySwap != -1 && l.MemorySwap != 0 && l.MemorySwap < l.Memory:
-		return errors.New("Minimum memoryswap limit should be larger than memory limit, see usage") //lint:ignore ST1005 docker's words
+		return errors.New("minimum memoryswap limit should be larger than memory limit, see usage")
 	case l.NanoCPUs < 0 || l.NanoCPUs > int64(cpus)*1e9:
-		return fmt.Errorf("Range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus) //lint:ignore ST1005 docker's words
+		return fmt.Errorf("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
 	}
 	list, err := parseCPUs(l.CPUSet)
 	if err != nil {
-		return fmt.Errorf("Invalid value %s for cpuset cpus", l.CPUSet) //lint:ignore ST1005 docker's words
+		return fmt.Errorf("invalid value %s for cpuset cpus", l.CPUSet)
 	}
 	if len(list) > 0 && !haveCPUs(list) {
-		return fmt.Errorf("Requested CPUs are not available - requested %s, available: 0-%d", l.CPUSet, cpus-1) //lint:ignore ST1005 docker's words
+		return fmt.Errorf("requested CPUs are not available - requested %s, available: 0-%d", l.CPUSet, cpus-1)
 	}
 	return nil
 }

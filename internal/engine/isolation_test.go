@@ -12,13 +12,13 @@ import (
 
 func TestLimitsThatDockerRefuses(t *testing.T) {
 	for says, l := range map[string]cgroup.Limits{
-		"Minimum memory limit allowed is 6MB":       {Memory: 1 << 20},
+		"minimum memory limit allowed is 6MB":       {Memory: 1 << 20},
 		"always set the Memory limit":               {MemorySwap: 1 << 30},
 		"should be larger than memory limit":        {Memory: 1 << 30, MemorySwap: 1 << 29},
-		"Range of CPUs is from 0.01 to":             {NanoCPUs: 1 << 50},
-		"Invalid value 1-0 for cpuset cpus":         {CPUSet: "1-0"},
-		"Invalid value x for cpuset cpus":           {CPUSet: "x"},
-		"Requested CPUs are not available - reques": {CPUSet: "4000"},
+		"range of CPUs is from 0.01 to":             {NanoCPUs: 1 << 50},
+		"invalid value 1-0 for cpuset cpus":         {CPUSet: "1-0"},
+		"invalid value x for cpuset cpus":           {CPUSet: "x"},
+		"requested CPUs are not available - reques": {CPUSet: "4000"},
 	} {
 		require.ErrorContains(t, checkLimits(l), says)
 	}
