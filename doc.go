@@ -30,6 +30,7 @@
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
 //	runner             namespaces, the root, the terminal, the program
 //	internal/cgroup    a container's control group: frozen, limited, removed
+//	internal/seccomp   which system calls a container may make: docker's profiles as filters
 //	internal/archive   layers and images as tar: unpack, pack, save, load, export
 //	internal/registry  registries of images: what they have, verified; in and out
 //	internal/index     the merged tree of one chain in one mapped file
@@ -42,7 +43,7 @@
 //
 //	cmd/varve → internal/engine → layerdb          → whiteout, internal/at
 //	                            → unionfs          → whiteout, copyup, internal/at
-//	                            → runner           → internal/at
+//	                            → runner           → internal/seccomp, internal/at
 //	                            → internal/cgroup
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
 //	                            → internal/registry

@@ -79,6 +79,22 @@ type Config struct {
 	// Capabilities are the numbers (CAP_…) of what the program may have; nil
 	// is [DefaultCapabilities].
 	Capabilities []int
+	// Privileged leaves /proc and /sys as the kernel makes them.
+	Privileged bool
+	// NoNewPrivileges keeps set-user-ID programs from giving any.
+	NoNewPrivileges bool
+	// Unconfined lets the program make every system call; else Seccomp, docker's
+	// JSON, says which, and if that is empty docker's default profile.
+	Unconfined bool
+	Seccomp    []byte
+
+	// User is USER[:GROUP], names of the root's /etc/passwd and /etc/group or
+	// numbers; "" is root. Groups are more groups, in the same words. Who has no
+	// HOME in Env gets that of /etc/passwd.
+	User   string
+	Groups []string
+	// UserIsWish: where User can not be had, as there is a single id, root has to do.
+	UserIsWish bool
 }
 
 // ErrNotFound means that the program is not in the container (exit code 127).

@@ -60,14 +60,14 @@ func becomeProgram(control *link) error {
 	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
 		return err
 	}
-	if err = dropPrivileges(&o.Config); err != nil { // 3
+	if err = dropPrivileges(root, &o.Config); err != nil { // 3
 		return err
 	}
 	program, err := lookUp(o.Args[0], o.Env) // 4
 	if err != nil {
 		return err
 	}
-	return execute(control, program, &o.Config) // 5
+	return execute(control, program, o) // 5
 }
 
 func readOrder() (*order, error) {
@@ -138,8 +138,10 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 		return err
 	}
 	defer func() { _ = unix.Close(dev) }() // the mount is attached
-	if err = maskKernel(root, dev); err != nil {
-		return err
+	if !o.Privileged {
+		if err = maskKernel(root, dev); err != nil {
+			return err
+		}
 	}
 	if err = mountVolumes(root, out.volumes, o.Mounts); err != nil {
 		return err
@@ -152,7 +154,8 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 
 // execute is the last step: every descriptor but 0 to 2 closes with execve, and
 // the program dies with the thread that started it.
-func execute(control *link, program string, cfg *Config) error {
+func execute(control *link, program string, o *order) error {
+	cfg := &o.Config
 	if err := resetSignals(); err != nil {
 		return err
 	}
@@ -172,6 +175,9 @@ func execute(control *link, program string, cfg *Config) error {
 		return errors.New("the supervisor has died")
 	}
 	if err = errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, "", -1)); err != nil {
+		return err
+	}
+	if err = confine(o); err != nil {
 		return err
 	}
 	err = unix.Exec(program, cfg.Args, cfg.Env)

@@ -27,7 +27,7 @@ func openOutside(cfg *Config) (*outside, error) {
 	if out.proc, err = newMount("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return nil, explainProc(err)
 	}
-	if out.sys, err = openSys(); err != nil {
+	if out.sys, err = openSys(cfg.Privileged); err != nil {
 		return nil, err
 	}
 	if out.devices, err = openDevices(); err != nil {
@@ -53,9 +53,13 @@ func explainProc(err error) error {
 
 // openSys makes a new sysfs. That needs power over the network namespace, as
 // sysfs shows its devices; without it the host's /sys is shown, read-only.
-func openSys() (int, error) {
+func openSys(writable bool) (int, error) {
 	const attrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	fd, err := newMount("sysfs", attrs)
+	own := attrs
+	if writable {
+		own &^= unix.MOUNT_ATTR_RDONLY
+	}
+	fd, err := newMount("sysfs", own)
 	if !errors.Is(err, unix.EPERM) {
 		return fd, err
 	}

@@ -21,7 +21,8 @@ const (
 // order is what the init stage is told.
 type order struct {
 	Config
-	Null [3]bool // which of stdin, stdout, stderr are the container's /dev/null
+	Null   [3]bool // which of stdin, stdout, stderr are the container's /dev/null
+	Filter []byte  // of system calls, as seccomp.Program.Encode gives it; nil for none
 }
 
 // Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
@@ -74,6 +75,10 @@ func writeOrder(cfg *Config) (*os.File, error) {
 	}
 	o := order{Config: *cfg, Null: [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}}
 	o.Rootless, o.Single = ns != nil, ns != nil && ns.Single
+	if o.Filter, err = cfg.filter(); err != nil {
+		return nil, err
+	}
+	o.Seccomp = nil // it is in the filter
 	data, err := json.Marshal(&o)
 	if err != nil {
 		return nil, fmt.Errorf("encode the container's configuration: %w", err)

@@ -21,6 +21,12 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.Int64VarP(&want.Limits.CPUShares, "cpu-shares", "c", 0, "weigh it against others when all want the processors (default 1024)")
 	f.StringVar(&want.Limits.CPUSet, "cpuset-cpus", "", "run it on these processors only, as in 0-2,5")
 	f.Var((*count)(&want.Limits.Pids), "pids-limit", "let it have this many processes and threads at most (default: any number)")
+	f.StringArrayVar(&want.CapAdd, "cap-add", nil, "give it this capability, or ALL")
+	f.StringArrayVar(&want.CapDrop, "cap-drop", nil, "take this capability from it, or ALL")
+	f.BoolVar(&want.Privileged, "privileged", false, "give it all capabilities and system calls, and the kernel's files to write")
+	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined or no-new-privileges")
+	f.StringVarP(&want.User, "user", "u", "", "run as this user, NAME or ID, with :GROUP or not (default: the image's)")
+	f.StringArrayVar(&want.Groups, "group-add", nil, "be in this group, too")
 	f.StringArrayVar(&want.Ulimits, "ulimit", nil, "limit each of its processes, NAME=SOFT[:HARD], as in nofile=1024")
 }
 

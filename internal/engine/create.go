@@ -151,6 +151,9 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 		return fmt.Errorf("image %s has no files", opt.Image)
 	}
 	s.Config = config.Config
+	if opt.User != "" {
+		s.Config.User = opt.User
+	}
 	if len(opt.Args) > 0 {
 		s.Config.Cmd = opt.Args
 	}

@@ -46,6 +46,7 @@ func (s *supervisor) startInGroup(cfg runner.Config) (*runner.Process, error) {
 	}
 	cfg.Join = s.state.Group.Joined()
 	s.spec.Sandbox.apply(&cfg, s.missing)
+	s.spec.applyUser(&cfg)
 	p, err := runner.Start(cfg)
 	if err == nil && cfg.Group != nil && !p.Grouped() {
 		return s.outside(p)

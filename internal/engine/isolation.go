@@ -20,6 +20,12 @@ import (
 type Isolation struct {
 	Limits  cgroup.Limits
 	Ulimits []string // NAME=SOFT[:HARD], docker's --ulimit
+
+	CapAdd, CapDrop []string // names, with or without CAP_, or ALL
+	Privileged      bool
+	SecurityOpt     []string // seccomp=FILE, seccomp=unconfined, no-new-privileges
+	User            string   // USER[:GROUP], names or numbers; "" is the image's
+	Groups          []string // more groups
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an
@@ -27,18 +33,105 @@ type Isolation struct {
 type Sandbox struct {
 	Limits  cgroup.Limits   `json:"limits,omitzero"`
 	Rlimits []runner.Rlimit `json:"rlimits,omitempty"`
+
+	// Capabilities are CAP_… numbers; nil is docker's default ones.
+	Capabilities    []int    `json:"capabilities,omitzero"`
+	Privileged      bool     `json:"privileged,omitempty"`
+	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
+	Unconfined      bool     `json:"unconfined,omitempty"` // no filter of system calls
+	Seccomp         string   `json:"seccomp,omitempty"`    // a profile; "" is docker's default one
+	User            string   `json:"user,omitempty"`       // as asked for; "" is the image's
+	Groups          []string `json:"groups,omitempty"`
 }
 
 // sandbox works out what can be without the image.
 func (i Isolation) sandbox() (Sandbox, error) {
-	box := Sandbox{Limits: i.Limits}
-	err := checkLimits(i.Limits)
+	box := Sandbox{Limits: i.Limits, Privileged: i.Privileged, Unconfined: i.Privileged, User: i.User, Groups: i.Groups}
+	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt))
 	for _, text := range i.Ulimits {
 		limit, ulimitErr := parseUlimit(text)
 		err = errors.Join(err, ulimitErr)
 		box.Rlimits = append(box.Rlimits, limit)
 	}
 	return box, err
+}
+
+// setCapabilities works out docker's --cap-add, --cap-drop and --privileged: ALL in
+// one of them is before single ones of the other.
+func (b *Sandbox) setCapabilities(i Isolation) error {
+	if !i.Privileged && len(i.CapAdd) == 0 && len(i.CapDrop) == 0 {
+		return nil
+	}
+	add, addAll, err := parseCapabilities(i.CapAdd)
+	if err != nil {
+		return err
+	}
+	drop, dropAll, err := parseCapabilities(i.CapDrop)
+	if err != nil {
+		return err
+	}
+	list := runner.DefaultCapabilities()
+	switch {
+	case i.Privileged || addAll:
+		list = runner.AllCapabilities()
+	case dropAll:
+		list = nil
+	}
+	if i.Privileged {
+		drop = nil
+	}
+	b.Capabilities = []int{} // none is not nil
+	for _, c := range append(list, add...) {
+		if !slices.Contains(drop, c) && !slices.Contains(b.Capabilities, c) {
+			b.Capabilities = append(b.Capabilities, c)
+		}
+	}
+	if addAll && dropAll {
+		b.Capabilities = append([]int{}, add...)
+	}
+	return nil
+}
+
+func parseCapabilities(names []string) (list []int, all bool, err error) {
+	for _, name := range names {
+		if strings.EqualFold(name, "ALL") {
+			all = true
+			continue
+		}
+		number, known := runner.CapabilityNumber(name)
+		if !known {
+			return nil, false, fmt.Errorf("invalid capability %q: see capabilities(7) for their names", name)
+		}
+		list = append(list, number)
+	}
+	return list, all, nil
+}
+
+// setSecurity reads docker's --security-opt.
+func (b *Sandbox) setSecurity(list []string) error {
+	for _, text := range list {
+		name, value, has := strings.Cut(text, "=")
+		if !has {
+			name, value, has = strings.Cut(text, ":") // an old spelling
+		}
+		switch {
+		case name == "no-new-privileges" && (!has || value == "true"):
+			b.NoNewPrivileges = true
+		case name == "no-new-privileges" && value == "false":
+			b.NoNewPrivileges = false
+		case name == "seccomp" && value == "unconfined":
+			b.Unconfined = true
+		case name == "seccomp" && value != "":
+			profile, err := os.ReadFile(value)
+			if err != nil {
+				return fmt.Errorf("opening seccomp profile (%s) failed: %w", value, err)
+			}
+			b.Seccomp, b.Unconfined = string(profile), false
+		default:
+			return fmt.Errorf("invalid --security-opt %q: there are seccomp=FILE, seccomp=unconfined and no-new-privileges", text)
+		}
+	}
+	return nil
 }
 
 // leastMemory is docker's.
@@ -145,6 +238,9 @@ func parseUlimit(text string) (runner.Rlimit, error) {
 // container, for which what binds a single process stands in.
 func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Rlimits = slices.Clone(b.Rlimits)
+	cfg.Capabilities, cfg.Privileged, cfg.NoNewPrivileges = b.Capabilities, b.Privileged, b.NoNewPrivileges
+	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
+	cfg.Groups = b.Groups
 	for _, controller := range missing {
 		switch controller {
 		case "memory":
@@ -154,6 +250,16 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 		case "cpuset":
 			cfg.CPUs, _ = parseCPUs(b.Limits.CPUSet) // it was parsed before
 		}
+	}
+}
+
+// applyUser says who the program is; the image's wish gives way where it can not be.
+// A HOME that nobody asked for is the user's own.
+func (s Spec) applyUser(cfg *runner.Config) {
+	cfg.User, cfg.UserIsWish = s.Config.User, s.Sandbox.User == ""
+	isHome := func(e string) bool { return strings.HasPrefix(e, "HOME=") }
+	if cfg.User != "" && !slices.ContainsFunc(s.Config.Env, isHome) {
+		cfg.Env = slices.DeleteFunc(slices.Clone(cfg.Env), isHome)
 	}
 }
 
