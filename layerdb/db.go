@@ -3,18 +3,16 @@ package layerdb
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"golang.org/x/sys/unix"
 )
-
-// compactAt is the number of tables from which on a close merges them. Each
-// update leaves one small table; a reader opens all of them. Measured: 8 costs
-// the same as any number from 4 to 16, and less than merging always.
-const compactAt = 8
 
 // badgerOptions are the small options of a database that is opened for one
 // transaction: no caches, no compression, little memory. MemTableSize bounds a
@@ -32,7 +30,8 @@ func (s *Store) badgerOptions() badger.Options {
 	opt.Compression = options.None
 	opt.BlockCacheSize = 0
 	opt.IndexCacheSize = 0
-	opt.NumCompactors = 2
+	opt.NumCompactors = 0 // see mergeAt
+	opt.NumLevelZeroTablesStall = math.MaxInt
 	opt.NumGoroutines = 1
 	opt.DetectConflicts = false // store.lock lets in one writer
 	return opt
@@ -40,6 +39,9 @@ func (s *Store) badgerOptions() badger.Options {
 
 // createDB makes an empty database, so that readers never have to.
 func (s *Store) createDB() error {
+	if err := makeDiscard(s.path(dbName)); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
 	db, err := badger.Open(s.badgerOptions())
 	if err != nil {
 		return fmt.Errorf("make store: %w", err)
@@ -96,29 +98,47 @@ func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error) error 
 		s.hook("update: committed")
 		tx.runAfter()
 	}
+	var all []pair
+	if err == nil && s.hasManyTables() {
+		all, _ = pairs(db.DB) // it may fail, as merge may
+	}
 	err = errors.Join(err, s.close(db, lock))
 	s.hook("update: closed")
+	if err == nil && all != nil {
+		_ = s.merge(all, lock) // the change is made, and durable
+	}
 	return err
 }
 
 func (s *Store) openForWriting() (*database, error) {
-	if err := s.verifyDB(); err != nil {
+	if err := s.verifyDB(s.path(dbName)); err != nil {
 		return nil, s.damaged(err)
 	}
-	if err := s.dropUnborn(); err != nil {
+	if err := errors.Join(s.dropUnborn(), makeDiscard(s.path(dbName))); err != nil {
 		return nil, err
 	}
 	opt := s.badgerOptions()
 	log := make(stuckLog, 1)
 	opt.Logger = log
-	count, size := s.tables()
-	// A large database has a table a megabyte or two, whatever one does.
-	opt.CompactL0OnClose = count-int(size>>20) >= compactAt
 	db, err := badger.Open(opt)
 	if err != nil {
-		return nil, s.damaged(err)
+		return nil, s.unopened(err)
 	}
 	return &database{db, log}, nil
+}
+
+// makeDiscard makes the file that badger, in a database that it opens to write, would
+// end the process for if it can not be opened or made.
+func makeDiscard(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "DISCARD"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() == 0 {
+		err = f.Truncate(1 << 20)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // dropUnborn removes what a process that was killed had made and not given its size
@@ -167,7 +187,7 @@ func (s *Store) view(fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	if err := s.verifyDB(); err != nil {
+	if err := s.verifyDB(s.path(dbName)); err != nil {
 		lock.release()
 		return s.damaged(err)
 	}
@@ -180,7 +200,7 @@ func (s *Store) view(fn func(*Tx) error) error {
 	}
 	defer lock.release()
 	if err != nil {
-		return s.damaged(err)
+		return s.unopened(err)
 	}
 	return s.read(&database{DB: db}, lock, fn)
 }
@@ -206,6 +226,17 @@ func (s *Store) viewAfterCrash(fn func(*Tx) error) error {
 func (s *Store) read(db *database, lock *storeLock, fn func(*Tx) error) error {
 	err := db.View(func(txn *badger.Txn) error { return fn(&Tx{store: s, txn: txn}) })
 	return errors.Join(err, s.close(db, lock))
+}
+
+// unopened is the error of a database that badger does not open: the disk's, which a
+// repair does not mend, or that of damage. badger keeps only the text of an error.
+func (s *Store) unopened(err error) error {
+	for _, errno := range []syscall.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EACCES, unix.EPERM, unix.EMFILE} {
+		if strings.Contains(err.Error(), ": "+errno.Error()) {
+			return fmt.Errorf("store %s: open the database: %w", s.root, err)
+		}
+	}
+	return s.damaged(err)
 }
 
 // damaged is the error of a database that can not be opened.

@@ -89,11 +89,16 @@ func flockUntil(fd, how int, deadline time.Time, pause time.Duration) (bool, err
 	}
 }
 
+// openLock opens the file, and makes it if it may: a disk that is read-only can be
+// read.
 func (s *Store) openLock() (int, error) {
-	if s.opt.ReadOnly {
-		return at.Open(at.CWD, s.path(lockName), unix.O_RDONLY, 0)
+	if !s.opt.ReadOnly {
+		fd, err := at.Open(at.CWD, s.path(lockName), unix.O_RDWR|unix.O_CREAT, 0o600)
+		if !errors.Is(err, unix.EROFS) {
+			return fd, err
+		}
 	}
-	return at.Open(at.CWD, s.path(lockName), unix.O_RDWR|unix.O_CREAT, 0o600)
+	return at.Open(at.CWD, s.path(lockName), unix.O_RDONLY, 0)
 }
 
 // lockError says what to do where flock does not work, as on some network file

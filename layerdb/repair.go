@@ -47,7 +47,7 @@ func (s *Store) Repair(damage error) (Repaired, error) {
 	if err != nil {
 		return Repaired{}, err
 	}
-	done, err := s.repairLocked(damage)
+	done, err := s.repairLocked(damage, lock)
 	lock.release()
 	if err != nil {
 		return done, fmt.Errorf("repair the database: %w", err)
@@ -76,7 +76,7 @@ type records struct {
 }
 
 // repairLocked does what Repair says. Preconditions: store.lock is held alone.
-func (s *Store) repairLocked(damage error) (Repaired, error) {
+func (s *Store) repairLocked(damage error, lock *storeLock) (Repaired, error) {
 	if err := s.checkSpace(); err != nil {
 		return Repaired{}, err
 	}
@@ -111,7 +111,12 @@ func (s *Store) repairLocked(damage error) (Repaired, error) {
 	}
 	done.Lost = append(done.Lost, lost...)
 	done.Images, done.Containers = len(r.images), len(r.containers)
-	return done, s.replaceDB(r)
+	stage, err := s.Stage("repair")
+	if err != nil {
+		return done, err
+	}
+	defer stage.close() // what is in it stays for a look until the next sweep
+	return done, s.replaceDB(stage, lock, func(db *badger.DB) error { return r.write(s, db) })
 }
 
 func newRecords() *records {
@@ -123,7 +128,7 @@ func newRecords() *records {
 
 // salvage reads what can be read of the database.
 func (s *Store) salvage(r *records) error {
-	if err := s.verifyDB(); err != nil {
+	if err := s.verifyDB(s.path(dbName)); err != nil {
 		return err
 	}
 	db, err := badger.Open(s.badgerOptions())
@@ -322,41 +327,6 @@ func (s *Store) lacksBytes(l Layer) error {
 		}
 	}
 	return nil
-}
-
-// replaceDB writes the records to a database of its own, and puts it in the place of
-// the old one at one stroke.
-func (s *Store) replaceDB(r *records) error {
-	stage, err := s.Stage("repair")
-	if err != nil {
-		return err
-	}
-	defer stage.close() // what is in it stays for a look until the next sweep
-	fresh := filepath.Join(stage.Path(), dbName)
-	if err := os.Mkdir(fresh, 0o700); err != nil {
-		return err
-	}
-	opt := s.badgerOptions()
-	opt.Dir, opt.ValueDir = fresh, fresh
-	db, err := badger.Open(opt)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(r.write(s, db), db.Close())
-	if err == nil {
-		err = stage.Sync()
-	}
-	if err != nil {
-		return err
-	}
-	how := uint(unix.RENAME_EXCHANGE)
-	if ok, err := exists(s.path(dbName)); err != nil || !ok {
-		how = unix.RENAME_NOREPLACE
-	}
-	if err := at.Rename(at.CWD, fresh, at.CWD, s.path(dbName), how); err != nil {
-		return err
-	}
-	return syncDir(s.root)
 }
 
 // maxRepairBatch is how many records one transaction of a repair writes: their sum

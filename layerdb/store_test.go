@@ -195,7 +195,7 @@ func TestAfterCommitRunsOnceTheChangeIsMade(t *testing.T) {
 
 func TestTablesStayFew(t *testing.T) {
 	s := openStore(t)
-	for range 3 * compactAt {
+	for range 3 * mergeAt {
 		require.NoError(t, s.Update(func(*Tx) error { return nil }))
 	}
 	count := 0
@@ -204,7 +204,7 @@ func TestTablesStayFew(t *testing.T) {
 			count++
 		}
 	}
-	require.LessOrEqual(t, count, compactAt+1)
+	require.LessOrEqual(t, count, mergeAt+1)
 }
 
 func BenchmarkView(b *testing.B) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/dgraph-io/badger/v4"
@@ -12,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// verifyDB reads all tables of the database and holds them against their checksums,
+// verifyDB reads all tables of the database in dir and holds them against their checksums,
 // which badger does not do: it reads another value where a byte has changed, leaves
 // out a table whose index it can not read, so that what was removed is there again,
 // and panics where nobody can catch it. They are read, not mapped, so a disk that does
 // not give them is an error. What is torn at the end is as a crash left it, and no
 // damage. Measured: 0.2 ms with five images, 2 ms with a hundred of ten layers.
-func (s *Store) verifyDB() error {
-	f, err := os.Open(s.path(dbName, badger.ManifestFilename))
+func (s *Store) verifyDB(dir string) error {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, os.ErrNotExist) {
 		// badger would make a new one, and all that the old one spoke of would be garbage.
 		return errors.New("it is gone")
@@ -34,7 +35,7 @@ func (s *Store) verifyDB() error {
 	}
 	for id := range manifest.Tables {
 		name := table.IDToFilename(id)
-		data, err := os.ReadFile(s.path(dbName, name))
+		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
