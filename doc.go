@@ -51,7 +51,7 @@
 //	bench     → unionfs, or the built binary as a black box
 //
 // unionfs, layerdb and runner never import each other. One foreign thing a room:
-// go-fuse only in unionfs and bench, badger only in layerdb, the client of registries
+// go-fuse only in unionfs, bench and internal/testenv/failfs, badger only in layerdb, the client of registries
 // only in internal/registry, namespace flags only in runner, raw *at system calls only in internal/at.
 //
 // unionfs, whiteout and copyup are a library without the engine: they are what

@@ -19,23 +19,24 @@ const module = "github.com/varvefs/varve"
 // rooms says which rooms a room may import, and what a room of one foreign
 // thing has to itself. It is the picture of doc.go.
 var rooms = map[string][]string{
-	".":                 {},
-	"cmd/varve":         {"internal/engine", "runner"},
-	"internal/engine":   {"layerdb", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "whiteout", "internal/at"},
-	"layerdb":           {"whiteout", "internal/at"},
-	"unionfs":           {"whiteout", "copyup", "internal/index", "internal/uring", "internal/at"},
-	"copyup":            {"whiteout", "internal/at"},
-	"runner":            {"internal/seccomp", "internal/at"},
-	"internal/archive":  {"layerdb", "whiteout", "copyup", "internal/at"},
-	"internal/cgroup":   {},
-	"internal/seccomp":  {},
-	"internal/index":    {"whiteout", "internal/at"},
-	"internal/registry": {},
-	"whiteout":          {"internal/at"},
-	"internal/at":       {},
-	"internal/uring":    {},
-	"internal/testenv":  {},
-	"bench":             {"unionfs", "internal/index"},
+	".":                       {},
+	"cmd/varve":               {"internal/engine", "runner"},
+	"internal/engine":         {"layerdb", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "whiteout", "internal/at"},
+	"layerdb":                 {"whiteout", "internal/at"},
+	"unionfs":                 {"whiteout", "copyup", "internal/index", "internal/uring", "internal/at"},
+	"copyup":                  {"whiteout", "internal/at"},
+	"runner":                  {"internal/seccomp", "internal/at"},
+	"internal/archive":        {"layerdb", "whiteout", "copyup", "internal/at"},
+	"internal/cgroup":         {},
+	"internal/seccomp":        {},
+	"internal/index":          {"whiteout", "internal/at"},
+	"internal/registry":       {},
+	"whiteout":                {"internal/at"},
+	"internal/at":             {},
+	"internal/uring":          {},
+	"internal/testenv":        {},
+	"internal/testenv/failfs": {},
+	"bench":                   {"unionfs", "internal/index"},
 }
 
 // strangers never import each other, not even in tests.
@@ -43,13 +44,13 @@ var strangers = []string{"unionfs", "layerdb", "runner"}
 
 // foreign says in which rooms a module from outside may be imported.
 var foreign = map[string][]string{
-	"github.com/hanwen/go-fuse/":              {"unionfs", "bench"},
+	"github.com/hanwen/go-fuse/":              {"unionfs", "bench", "internal/testenv/failfs"},
 	"github.com/dgraph-io/badger/":            {"layerdb"},
 	"github.com/spf13/cobra":                  {"cmd/varve"},
 	"github.com/vbatts/tar-split/":            {"internal/archive"},
 	"github.com/google/go-containerregistry/": {"internal/registry", "internal/testenv"},
 	"github.com/therootcompany/xz":            {"internal/archive"},
-	"github.com/stretchr/testify/":            {"internal/testenv"},
+	"github.com/stretchr/testify/":            {"internal/testenv", "internal/testenv/failfs"},
 	"github.com/rogpeppe/go-internal":         {},
 	"pgregory.net/rapid":                      {},
 }
