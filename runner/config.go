@@ -26,6 +26,12 @@ type Mount struct {
 	ReadOnly bool   // also all that is mounted below Source
 }
 
+// Tmpfs is an empty file system in memory.
+type Tmpfs struct {
+	Target  string   // absolute path in the container; made where it is missing
+	Options []string // as mount(8) has them: size=…, mode=…, ro, exec, …
+}
+
 // Rlimit is a limit of each process by itself (getrlimit(2)); Resource is
 // RLIMIT_….
 type Rlimit struct {
@@ -70,6 +76,15 @@ type Config struct {
 	// CPUs are the processors that the program may run on; nil is all that the
 	// caller may.
 	CPUs []int
+
+	// ReadOnly is whether the root itself can not be written; mounts on it can.
+	ReadOnly bool
+	// ShmSize is how many bytes /dev/shm holds; 0 is docker's 64 MiB.
+	ShmSize int64
+	Tmpfs   []Tmpfs
+	// OOMScoreAdj is how gladly the kernel kills the program for want of memory,
+	// -1000 to 1000; nil is as it does the caller.
+	OOMScoreAdj *int
 
 	// Rootless says that this is in a user namespace, where device nodes can
 	// not be made: those of the host are shown instead. Single says that this
@@ -116,6 +131,14 @@ func (c *Config) check() error {
 	for _, s := range slices.Concat(c.Args, c.Env) {
 		if strings.IndexByte(s, 0) >= 0 {
 			return fmt.Errorf("%q has a NUL byte in it", s)
+		}
+	}
+	for _, t := range c.Tmpfs {
+		if !path.IsAbs(t.Target) || path.Clean(t.Target) == "/" {
+			return fmt.Errorf("invalid tmpfs %q: it needs an absolute path below '/'", t.Target)
+		}
+		if _, _, err := t.options(); err != nil {
+			return err
 		}
 	}
 	for _, m := range c.Mounts {

@@ -44,7 +44,10 @@ func attempts() map[string]func() unix.Errno {
 		"newer than all":  call(5000),
 		"getpid":          call(unix.SYS_GETPID),
 		"socket":          call(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC),
-		"prctl":           func() unix.Errno { var b [16]byte; return call(unix.SYS_PRCTL, unix.PR_GET_NAME, uintptr(unsafe.Pointer(&b)))() },
+		"prctl": func() unix.Errno {
+			var b [16]byte
+			return call(unix.SYS_PRCTL, unix.PR_GET_NAME, uintptr(unsafe.Pointer(&b)))()
+		},
 	}
 }
 

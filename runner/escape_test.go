@@ -349,3 +349,22 @@ func dynamic(t *testing.T) bool {
 	defer func() { require.NoError(t, f.Close()) }()
 	return slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
+
+// CVE-2022-0492: a control group tree of one's own to mount is a release_agent to
+// write, which the kernel runs outside. The canary is what it would make.
+func TestReleaseAgentIsOutOfReach(t *testing.T) {
+	needRoot(t)
+	canary := filepath.Join(t.TempDir(), "canary")
+	script := "mkdir -p /cg; for kind in cgroup cgroup2; do for o in rdma memory pids none; do " +
+		"mount -t $kind -o $o none /cg 2>/dev/null && echo mounted $kind; done; done; " +
+		"find / -name release_agent -o -name 'cgroup.procs' 2>/dev/null | while read f; do " +
+		"(echo '" + canary + "' > $f) 2>/dev/null && echo wrote $f; done; echo done"
+	for _, unconfined := range []bool{false, true} { // capabilities alone have to do, too
+		cfg := sh(busyboxRoot(t), script)
+		cfg.Unconfined = unconfined
+		text, code := output(t, cfg)
+		require.Zero(t, code)
+		require.Equal(t, "done\n", text)
+	}
+	require.NoFileExists(t, canary)
+}

@@ -37,7 +37,7 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	if err = joinGroups(o.Join); err != nil {
+	if err = errors.Join(joinGroups(o.Join), scoreOOM(o.OOMScoreAdj)); err != nil {
 		return err
 	}
 	if err = setUpHost(&o.Config); err != nil {
@@ -56,6 +56,11 @@ func becomeProgram(control *link) error {
 	}
 	if err = enterCwd(root, o.Cwd); err != nil {
 		return err
+	}
+	if o.ReadOnly { // last, as mount points and the directory above may have been made
+		if err = setMountFlags(root, unix.MOUNT_ATTR_RDONLY, 0); err != nil {
+			return fmt.Errorf("make the root read-only: %w", err)
+		}
 	}
 	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
 		return err
@@ -143,7 +148,7 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 			return err
 		}
 	}
-	if err = mountVolumes(root, out.volumes, o.Mounts); err != nil {
+	if err = mountVolumes(root, out, &o.Config); err != nil {
 		return err
 	}
 	if o.Terminal {

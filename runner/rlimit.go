@@ -1,7 +1,10 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +36,22 @@ func setRlimits(list []Rlimit) error {
 		if err := unix.Prlimit(0, l.Resource, &unix.Rlimit{Cur: l.Soft, Max: l.Hard}, nil); err != nil {
 			return fmt.Errorf("error setting rlimit type %d: %w", l.Resource, err)
 		}
+	}
+	return nil
+}
+
+// scoreOOM says how gladly the kernel kills this process for want of memory. Below what
+// it was born with only root of the machine may go.
+func scoreOOM(score *int) error {
+	if score == nil {
+		return nil
+	}
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*score)), 0)
+	if errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("set the OOM score %d: %w: only root of the machine may make it less", *score, err)
+	}
+	if err != nil {
+		return fmt.Errorf("set the OOM score %d: %w", *score, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -132,6 +133,13 @@ func makeDevice(dev int, d device, host map[string]int, bind bool) error {
 	return attach(mount, file)
 }
 
+func shmSize(cfg *Config) string {
+	if cfg.ShmSize > 0 {
+		return strconv.FormatInt(cfg.ShmSize, 10)
+	}
+	return "65536k"
+}
+
 // mountInDev makes the three file systems below /dev, as docker has them.
 func mountInDev(dev int, cfg *Config) error {
 	const tight = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
@@ -145,7 +153,7 @@ func mountInDev(dev int, cfg *Config) error {
 		options      []string
 	}{
 		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, pts},
-		{"shm", "tmpfs", tight, []string{"mode=1777", "size=65536k"}},
+		{"shm", "tmpfs", tight, []string{"mode=1777", "size=" + shmSize(cfg)}},
 		{"mqueue", "mqueue", tight, nil},
 	} {
 		fd, err := newMount(m.fstype, m.attrs, m.options...)

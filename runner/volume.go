@@ -32,19 +32,28 @@ func openVolume(m Mount) (int, error) {
 	return fd, nil
 }
 
-// mountVolumes attaches the volumes, those nearer to the root first, as docker
-// does: "-v a:/x/y -v b:/x" means y in x.
-func mountVolumes(root int, opened []int, mounts []Mount) error {
-	turn := make([]int, len(mounts))
-	for i := range turn {
-		turn[i] = i
+// mountVolumes attaches the volumes and what is in memory, those nearer to the root
+// first, as docker does: "-v a:/x/y -v b:/x" means y in x.
+func mountVolumes(root int, out *outside, cfg *Config) error {
+	type point struct {
+		target, what string
+		open         func() (int, error)
 	}
-	slices.SortStableFunc(turn, func(a, b int) int {
-		return cmp.Compare(depth(mounts[a].Target), depth(mounts[b].Target))
-	})
-	for _, i := range turn {
-		if err := mountVolume(root, opened[i], mounts[i].Target); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", mounts[i].Source, mounts[i].Target, err)
+	var list []point
+	for i, m := range cfg.Mounts {
+		list = append(list, point{m.Target, m.Source, func() (int, error) { return out.volumes[i], nil }})
+	}
+	for _, t := range cfg.Tmpfs {
+		list = append(list, point{t.Target, "tmpfs", t.open})
+	}
+	slices.SortStableFunc(list, func(a, b point) int { return cmp.Compare(depth(a.target), depth(b.target)) })
+	for _, p := range list {
+		fd, err := p.open()
+		if err == nil {
+			err = mountVolume(root, fd, p.target)
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s on %s: %w", p.what, p.target, err)
 		}
 	}
 	return nil
@@ -102,4 +111,36 @@ func refuseProc(fd int) error {
 		return errors.New("refused, as the target is inside /proc")
 	}
 	return nil
+}
+
+// options splits those of mount(8) into what the mount has, MOUNT_ATTR_…, and what the
+// file system is told. The defaults are docker's.
+func (t Tmpfs) options() (attrs int, told []string, err error) {
+	attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	set := map[string]int{"ro": unix.MOUNT_ATTR_RDONLY, "nosuid": unix.MOUNT_ATTR_NOSUID,
+		"nodev": unix.MOUNT_ATTR_NODEV, "noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME}
+	clear := map[string]int{"rw": unix.MOUNT_ATTR_RDONLY, "suid": unix.MOUNT_ATTR_NOSUID,
+		"dev": unix.MOUNT_ATTR_NODEV, "exec": unix.MOUNT_ATTR_NOEXEC}
+	for _, o := range t.Options {
+		key, _, _ := strings.Cut(o, "=")
+		switch {
+		case set[o] != 0:
+			attrs |= set[o]
+		case clear[o] != 0:
+			attrs &^= clear[o]
+		case slices.Contains([]string{"size", "mode", "uid", "gid", "nr_inodes"}, key) && key != o:
+			told = append(told, o)
+		default:
+			return 0, nil, fmt.Errorf("invalid tmpfs option %q for %s", o, t.Target)
+		}
+	}
+	return attrs, told, nil
+}
+
+func (t Tmpfs) open() (int, error) {
+	attrs, told, err := t.options()
+	if err != nil {
+		return -1, err
+	}
+	return newMount("tmpfs", attrs, append([]string{"mode=1777"}, told...)...)
 }

@@ -27,6 +27,14 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined or no-new-privileges")
 	f.StringVarP(&want.User, "user", "u", "", "run as this user, NAME or ID, with :GROUP or not (default: the image's)")
 	f.StringArrayVar(&want.Groups, "group-add", nil, "be in this group, too")
+	f.Bool("help", false, "show this") // -h is docker's for another
+	f.StringVarP(&want.Hostname, "hostname", "h", "", "call the machine inside so (default: by the container's id)")
+	f.StringVar(&want.Network, "network", "", "host, this machine's network, or none (default host)")
+	f.BoolVar(&want.ReadOnly, "read-only", false, "let nothing be written but to volumes")
+	f.StringArrayVar(&want.Tmpfs, "tmpfs", nil, "mount memory on a directory, /DIR[:size=64m,mode=700,exec,…]")
+	f.StringArrayVar(&want.MountSpecs, "mount", nil, "type=bind,source=/DIR,target=/DIR[,readonly] or type=tmpfs,target=/DIR[,tmpfs-size=64m]")
+	f.Var((*byteSize)(&want.ShmSize), "shm-size", "let /dev/shm hold this much (default 64m)")
+	f.IntVar(&want.OOMScoreAdj, "oom-score-adj", 0, "have the kernel kill it earlier (1000) or later (-1000) for want of memory")
 	f.StringArrayVar(&want.Ulimits, "ulimit", nil, "limit each of its processes, NAME=SOFT[:HARD], as in nofile=1024")
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -161,7 +162,7 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 	if len(s.Args) == 0 {
 		return errors.New("no command specified: the image has none of its own, so name one after it")
 	}
-	s.Hostname = s.ID[:12]
+	s.Hostname = cmp.Or(s.Sandbox.Hostname, s.ID[:12])
 	return s.fillProcess(opt)
 }
 

@@ -26,6 +26,14 @@ type Isolation struct {
 	SecurityOpt     []string // seccomp=FILE, seccomp=unconfined, no-new-privileges
 	User            string   // USER[:GROUP], names or numbers; "" is the image's
 	Groups          []string // more groups
+
+	Hostname    string   // "" is made of the container's ID
+	Network     string   // none or host; "" is host
+	ReadOnly    bool     // the root
+	Tmpfs       []string // TARGET[:OPTION,…]
+	MountSpecs  []string // docker's --mount: type=bind|tmpfs,source=…,target=…
+	ShmSize     int64    // bytes; 0 is docker's
+	OOMScoreAdj int      // 0 is as ours
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an
@@ -42,12 +50,25 @@ type Sandbox struct {
 	Seccomp         string   `json:"seccomp,omitempty"`    // a profile; "" is docker's default one
 	User            string   `json:"user,omitempty"`       // as asked for; "" is the image's
 	Groups          []string `json:"groups,omitempty"`
+
+	Hostname    string         `json:"hostname,omitempty"` // as asked for
+	NoNetwork   bool           `json:"no_network,omitempty"`
+	ReadOnly    bool           `json:"read_only,omitempty"`
+	Tmpfs       []runner.Tmpfs `json:"tmpfs,omitempty"`
+	Mounts      []runner.Mount `json:"mounts,omitempty"` // of --mount
+	ShmSize     int64          `json:"shm_size,omitempty"`
+	OOMScoreAdj int            `json:"oom_score_adj,omitempty"`
 }
 
 // sandbox works out what can be without the image.
 func (i Isolation) sandbox() (Sandbox, error) {
 	box := Sandbox{Limits: i.Limits, Privileged: i.Privileged, Unconfined: i.Privileged, User: i.User, Groups: i.Groups}
-	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt))
+	box.Hostname, box.ReadOnly, box.ShmSize, box.OOMScoreAdj = i.Hostname, i.ReadOnly, i.ShmSize, i.OOMScoreAdj
+	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt),
+		box.setNetwork(i.Network), box.setMounts(i))
+	if i.OOMScoreAdj < -1000 || i.OOMScoreAdj > 1000 {
+		err = errors.Join(err, fmt.Errorf("invalid value %d, range for oom score adj is [-1000, 1000]", i.OOMScoreAdj))
+	}
 	for _, text := range i.Ulimits {
 		limit, ulimitErr := parseUlimit(text)
 		err = errors.Join(err, ulimitErr)
@@ -241,6 +262,14 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Capabilities, cfg.Privileged, cfg.NoNewPrivileges = b.Capabilities, b.Privileged, b.NoNewPrivileges
 	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
 	cfg.Groups = b.Groups
+	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, b.Tmpfs
+	cfg.Mounts = slices.Concat(cfg.Mounts, b.Mounts)
+	if b.NoNetwork {
+		cfg.Network = runner.NoNetwork
+	}
+	if b.OOMScoreAdj != 0 {
+		cfg.OOMScoreAdj = &b.OOMScoreAdj
+	}
 	for _, controller := range missing {
 		switch controller {
 		case "memory":
