@@ -21,6 +21,9 @@ type PackOptions struct {
 	// Whiteout is the dialect for whiteouts on disk. Auto takes the one that the
 	// file system of the layer directory can hold.
 	Whiteout whiteout.Dialect
+	// Move takes the regular files away from the upper instead of copying them: it is
+	// a copy ([Snapshot]) on the file system of the layer, which nobody needs any more.
+	Move bool
 	// Below, if not nil, looks up what the layers below the upper have at a clean
 	// path, without following links; false is nothing. A file of the upper that is
 	// there already, with the same content, owner, mode, time and attributes, is left
@@ -56,7 +59,7 @@ func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	p := &packer{layer: layer, upper: root, below: opt.Below, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
+	p := &packer{layer: layer, upper: root, move: opt.Move, below: opt.Below, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
 	p.tar = tar.NewWriter(io.MultiWriter(p.sum, layer.split))
 	err = p.run()
 	sum := p.sum.Sum()
@@ -74,6 +77,7 @@ type inode struct{ dev, ino uint64 }
 type packer struct {
 	*layer
 	upper int
+	move  bool
 	below func(path string) (File, bool, error) // nil: all is packed
 	sum   *hasher
 	tar   *tar.Writer
@@ -83,7 +87,7 @@ type packer struct {
 }
 
 func (p *packer) run() error {
-	a, err := p.attrsOf(p.upper, "", unix.S_IFDIR)
+	a, err := p.owners.attrsOf(p.upper, "", unix.S_IFDIR)
 	if err != nil {
 		return fmt.Errorf("read upper: %w", err)
 	}
@@ -134,7 +138,7 @@ func (p *packer) file(src, dst int, path, base string) error {
 	if kind == unix.S_IFSOCK {
 		return nil
 	}
-	a, err := p.attrsOf(src, base, kind)
+	a, err := p.owners.attrsOf(src, base, kind)
 	if err != nil {
 		return err
 	}
@@ -233,36 +237,46 @@ func describeNode(h *tar.Header, kind uint32, rdev uint64) {
 	h.Devmajor, h.Devminor = int64(unix.Major(rdev)), int64(unix.Minor(rdev))
 }
 
-func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) (err error) {
-	in, err := at.Open(src, base, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) error {
+	out, err := p.bring(src, dst, base, a.device == "")
 	if err != nil {
 		return err
+	}
+	if a.device != "" { // a placeholder has no data
+		kind, rdev, err := parseDevice(a.device)
+		if err == nil {
+			describeNode(h, kind, rdev)
+			err = errors.Join(p.write(h), p.split.nothing(h.Name))
+		}
+		return errors.Join(err, closeWritten(out))
+	}
+	return errors.Join(p.payload(out, h), closeWritten(out))
+}
+
+// bring copies or moves a regular file, and opens it.
+func (p *packer) bring(src, dst int, base string, data bool) (int, error) {
+	if p.move {
+		if err := at.Rename(src, base, dst, base, unix.RENAME_NOREPLACE); err != nil {
+			return -1, err
+		}
+		return at.Open(dst, base, unix.O_RDONLY|unix.O_NONBLOCK, 0) // Snapshot looked at it
+	}
+	in, err := at.Open(src, base, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
 	if err := hasData(in); err != nil {
-		return err
+		return -1, err
 	}
 	out, err := at.Open(dst, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := unix.Close(out); err == nil && cerr != nil {
-			err = os.NewSyscallError("close", cerr)
-		}
-	}()
-	if a.device != "" { // a placeholder has no data
-		kind, rdev, err := parseDevice(a.device)
-		if err != nil {
-			return err
-		}
-		describeNode(h, kind, rdev)
-		return errors.Join(p.write(h), p.split.nothing(h.Name))
+	if err != nil || !data {
+		return out, err
 	}
 	if err := copyup.Data(in, out); err != nil {
-		return err
+		return -1, errors.Join(err, closeWritten(out))
 	}
-	return p.payload(out, h)
+	return out, nil
 }
 
 // hasData refuses a file whose data is in a layer below the upper, for it would be

@@ -28,7 +28,7 @@ func (p *packer) inChain(dir int, base, path string) (bool, error) {
 	if kind != lower.Stat.Mode&unix.S_IFMT {
 		return false, nil
 	}
-	a, err := p.attrsOf(dir, base, kind)
+	a, err := p.owners.attrsOf(dir, base, kind)
 	if err != nil || !a.equal(lower.attrs()) {
 		return false, err
 	}

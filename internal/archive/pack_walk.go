@@ -103,7 +103,7 @@ func (w *walk) inChain(f *frame, path string, it child) (bool, error) {
 // not be needed.
 func (w *walk) descend(f *frame) (err error) {
 	_, base := splitName(f.path)
-	if f.attrs, err = w.p.attrsOf(w.src, base, unix.S_IFDIR); err != nil {
+	if f.attrs, err = w.p.owners.attrsOf(w.src, base, unix.S_IFDIR); err != nil {
 		return err
 	}
 	if !f.unmade {
@@ -212,47 +212,4 @@ func (w *walk) leave() {
 		}
 	}
 	w.src, w.dst = -1, -1
-}
-
-// hostAttrs belong to the host rather than to the file: labels and checksums that
-// mean nothing, or the wrong thing, on another one.
-var hostAttrs = []string{"security.selinux", "security.ima", "security.evm", "security.apparmor"}
-
-// attrsOf reads what belongs to name in dir, "" for dir itself, beside its data.
-// Where this process has one user id only, the true owner, mode and type are in
-// OverrideAttr; elsewhere anyone inside a container can set that attribute, so
-// there it says nothing.
-func (p *packer) attrsOf(dir int, name string, kind uint32) (*attrs, error) {
-	var st unix.Stat_t
-	if err := at.Stat(dir, name, &st); err != nil {
-		return nil, err
-	}
-	a := &attrs{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777, mtime: st.Mtim, xattrs: map[string]string{}}
-	list, err := at.Listxattr(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	for _, attr := range list {
-		override := attr == OverrideAttr && p.owners.squash && kind != unix.S_IFLNK
-		if !override && (!storable(attr) || slices.Contains(hostAttrs, attr)) {
-			continue
-		}
-		value, err := at.Getxattr(dir, name, attr)
-		switch {
-		case errors.Is(err, unix.ENODATA):
-			continue // removed since it was listed
-		case err != nil:
-			return nil, err
-		case !override:
-			a.xattrs[attr] = string(value)
-		default:
-			if err := a.parseOverride(string(value)); err != nil {
-				return nil, err
-			}
-			if kind != unix.S_IFREG {
-				a.device = ""
-			}
-		}
-	}
-	return a, nil
 }
