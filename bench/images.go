@@ -126,7 +126,7 @@ func (r *imageRun) varve(args ...string) []string {
 func (r *imageRun) podmanLine(args ...string) []string { return r.podmanAt("podman", args...) }
 
 func (r *imageRun) podmanAt(store string, args ...string) []string {
-	return append([]string{"podman", "--root", r.path(store), "--runroot", r.path(store + "-run"), "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
+	return append([]string{"podman", "--root", r.path(store), "--runroot", r.path(store[:1] + "-run"), // 50 characters are the most "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
 		"--storage-driver", "overlay", "--storage-opt", "overlay.mount_program=" + r.paths["fuse-overlayfs"]}, args...)
 }
 
@@ -208,13 +208,13 @@ func (r *imageRun) jobs() []imageJob {
 	list := []imageJob{
 		{name: "import", bars: []imageBar{{podman, 0.35}, {untarred, 1.6}}, ours: fresh("import", r.Tar, "taken"), undo: drop,
 			peers: map[string][]string{
-				podman:   r.podmanAt("podman-fresh", "import", r.Tar, "taken"),
+				podman:   r.podmanAt("fresh-podman", "import", r.Tar, "taken"),
 				untarred: {"sh", "-c", `mkdir "$2" && tar -xf "$1" -C "$2" && sha256sum "$1" > "$2/sum"`, "sh", r.Tar, r.path("x/tree")},
 			},
-			after: map[string][]string{podman: r.podmanAt("podman-fresh", "rmi", "taken"), untarred: {"rm", "-rf", r.path("x/tree")}}},
+			after: map[string][]string{podman: r.podmanAt("fresh-podman", "rmi", "taken"), untarred: {"rm", "-rf", r.path("x/tree")}}},
 		{name: "load of 3 layers", bars: []imageBar{{podman, 0.5}}, ours: fresh("load", "-i", r.path("three.tar")), undo: drop,
-			peers: map[string][]string{podman: r.podmanAt("podman-fresh", "load", "-i", r.path("three.tar"))},
-			after: map[string][]string{podman: r.podmanAt("podman-fresh", "rmi", "docker.io/library/three")}},
+			peers: map[string][]string{podman: r.podmanAt("fresh-podman", "load", "-i", r.path("three.tar"))},
+			after: map[string][]string{podman: r.podmanAt("fresh-podman", "rmi", "docker.io/library/three")}},
 		{name: "commit of a large and 1,000 small files", bars: []imageBar{{podman, 0.15}}, ours: r.varve("commit", "big", "taken"), undo: r.varve("rmi", "taken"),
 			peers: map[string][]string{podman: r.podmanLine("commit", "big", "taken")},
 			after: map[string][]string{podman: r.podmanLine("rmi", "taken")}},
@@ -298,7 +298,7 @@ func (r *imageRun) clean() error {
 	_, err := r.do(r.podmanLine("rm", "--all", "--force"))
 	_, rmiErr := r.do(r.podmanLine("rmi", "--all", "--force"))
 	// podman binds its own storage to itself.
-	for _, store := range []string{"podman/overlay", "podman-fresh/overlay"} {
+	for _, store := range []string{"podman/overlay", "fresh-podman/overlay"} {
 		if err := syscall.Unmount(r.path(store), syscall.MNT_DETACH); err != nil && err != syscall.EINVAL && err != syscall.ENOENT {
 			return fmt.Errorf("unmount podman's storage: %w", err)
 		}

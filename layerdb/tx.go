@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
+	"sync"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -138,6 +140,7 @@ func (tx *Tx) remove(key string) error {
 func (tx *Tx) each(prefix string, fn func(rest string, value []byte) error) error {
 	opt := badger.DefaultIteratorOptions
 	opt.Prefix = []byte(prefix)
+	opt.PrefetchValues = false // they are with the keys: it would be copied twice
 	it := tx.txn.NewIterator(opt)
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
@@ -173,19 +176,34 @@ func getJSON[T any](tx *Tx, key string) (record T, found bool, err error) {
 }
 
 // listJSON reads all records whose key begins with prefix; setID gives each the
-// rest of its key.
+// rest of its key. Many are decoded on all processors.
 func listJSON[T any](tx *Tx, prefix string, setID func(*T, string)) ([]T, error) {
-	var list []T
-	err := tx.each(prefix, func(id string, raw []byte) error {
-		var record T
-		if err := json.Unmarshal(raw, &record); err != nil {
-			return fmt.Errorf("read %s%s: %w", prefix, id, err)
-		}
-		setID(&record, id)
-		list = append(list, record)
+	var keys []string
+	var values [][]byte
+	err := tx.each(prefix, func(rest string, value []byte) error {
+		keys, values = append(keys, rest), append(values, value)
 		return nil
 	})
-	return list, err
+	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	const least = 64 // that are worth a goroutine
+	workers := min(runtime.GOMAXPROCS(0), (len(keys)+least-1)/least)
+	list, errs := make([]T, len(keys)), make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w * len(keys) / workers; i < (w+1)*len(keys)/workers; i++ {
+				if err := json.Unmarshal(values[i], &list[i]); err != nil {
+					errs[w] = fmt.Errorf("read %s: %w", prefix+keys[i], err)
+					return
+				}
+				setID(&list[i], keys[i])
+			}
+		})
+	}
+	wg.Wait()
+	return list, errors.Join(errs...)
 }
 
 // exists tells whether the directory is there.

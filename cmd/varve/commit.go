@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,7 @@ import (
 // commit is `varve commit`.
 func (c *cli) commit() *cobra.Command {
 	var opt engine.CommitOptions
+	var pause bool
 	cmd := &cobra.Command{
 		Use:     "commit [OPTIONS] CONTAINER [NAME[:TAG]]",
 		Short:   "Make an image of a container: its changes become a layer",
@@ -21,9 +23,13 @@ func (c *cli) commit() *cobra.Command {
 				opt.Ref = args[1]
 			}
 			return c.inside(func(e *engine.Engine) error {
-				id, err := e.Commit(args[0], opt)
+				opt.NoPause = !pause
+				id, warning, err := e.Commit(args[0], opt)
 				if err != nil {
 					return err
+				}
+				if warning != nil {
+					fmt.Fprintln(os.Stderr, "varve: warning:", warning)
 				}
 				fmt.Fprintln(cmd.OutOrStdout(), "sha256:"+id)
 				return nil
@@ -33,5 +39,6 @@ func (c *cli) commit() *cobra.Command {
 	cmd.Flags().StringVarP(&opt.Message, "message", "m", "", "say what was done")
 	cmd.Flags().StringVarP(&opt.Author, "author", "a", "", "say who did it, as in 'Ada <ada@example.org>'")
 	cmd.Flags().StringArrayVarP(&opt.Changes, "change", "c", nil, "apply a Dockerfile instruction, as in 'CMD [\"sh\"]'")
+	cmd.Flags().BoolVarP(&pause, "pause", "p", true, "stop the programs of a running container for the moment of the copy")
 	return cmd
 }

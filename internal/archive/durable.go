@@ -113,3 +113,15 @@ func syncFile(dir int, path string) error {
 	}
 	return nil
 }
+
+// largeFile is from how many bytes on a file is worth a system call of its own.
+const largeFile = 256 << 10
+
+// beginWriting has the kernel begin to write a large file to the disk, without waiting:
+// else the disk has nothing to do until [SyncLayers], and then everybody waits for it. What
+// goes wrong there SyncLayers is told of.
+func beginWriting(fd int, size int64) {
+	if size >= largeFile {
+		_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
+}

@@ -297,6 +297,7 @@ func (p *packer) payload(fd int, h *tar.Header) error {
 	}
 	h.Size = st.Size
 	p.out.Size += st.Size
+	beginWriting(fd, st.Size) // while it is hashed
 	if err := p.write(h); err != nil {
 		return err
 	}

@@ -152,6 +152,7 @@ func (u *unpacker) regular(hdr *tar.Header, to target, a *attrs) error {
 		return err
 	}
 	err = u.payload(hdr, fd, to.path)
+	beginWriting(fd, hdr.Size)
 	if cerr := unix.Close(fd); err == nil {
 		err = os.NewSyscallError("close", cerr)
 	}

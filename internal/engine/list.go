@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -111,9 +112,17 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 	if err != nil {
 		return nil, err
 	}
+	layers, err := tx.Layers() // all at once: to look up each costs half as much again
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]layerdb.Layer{}
+	for _, l := range layers {
+		byID[l.ID] = l
+	}
 	var list []ImageInfo
 	for _, i := range images {
-		chain, err := tx.Chain(i.Top)
+		chain, err := chainFrom(byID, i.Top)
 		if err != nil {
 			return nil, err
 		}
@@ -128,6 +137,19 @@ func describe(tx *layerdb.Tx, images []layerdb.Image, tags map[string]string) ([
 		return nil, err
 	}
 	return append(list, ImageInfo{ID: image.ID, Refs: []string{hostRef}, Layers: []layerdb.Layer{layer}, config: image.Config}), nil
+}
+
+// chainFrom is the layer top and its ancestors.
+func chainFrom(byID map[string]layerdb.Layer, top string) (chain []layerdb.Layer, err error) {
+	for id := top; id != ""; {
+		l, ok := byID[id]
+		if !ok {
+			return nil, fmt.Errorf("%w: %s", layerdb.ErrNoSuchLayer, id)
+		}
+		chain = append(chain, l)
+		id = l.Parent
+	}
+	return chain, nil
 }
 
 func chainSize(chain []layerdb.Layer) int64 {

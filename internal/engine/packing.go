@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/unionfs"
+)
+
+// packing makes a layer of the upper of a container.
+type packing struct {
+	engine  *Engine
+	spec    Spec
+	upper   string // its directory
+	noPause bool
+	warning error // how its programs were stopped, if they can notice it
+}
+
+// pack copies the upper into a new stage, without what the layers below have already.
+// The stage is the caller's to discard if there is no error.
+func (p *packing) pack() (*layerdb.Stage, archive.Unpacked, error) {
+	if err := p.engine.Sweep(); err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	stage, err := p.engine.store.Stage("commit")
+	if err != nil {
+		return nil, archive.Unpacked{}, err
+	}
+	diff, err := p.packInto(stage.Path())
+	if err != nil {
+		return nil, diff, errors.Join(err, stage.Discard())
+	}
+	return stage, diff, nil
+}
+
+func (p *packing) packInto(dir string) (archive.Unpacked, error) {
+	state, err := p.engine.readState(p.spec.ID)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	if state.Status != Running || state.Paused() || p.noPause {
+		return p.packFrom(p.upper, dir, false)
+	}
+	stage, err := p.engine.store.Stage("snapshot")
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	var diff archive.Unpacked
+	if err = p.snapshot(state, stage.Path()); err == nil {
+		diff, err = p.packFrom(stage.Path(), dir, true)
+	}
+	return diff, errors.Join(err, stage.Discard())
+}
+
+// fewBytes is so little that to copy it once more takes a moment only.
+const fewBytes = 4 << 20
+
+// snapshot copies the upper of a running container to dir. What takes long is done while
+// its programs run, so that they stand still only while the copy is compared with the
+// upper, and what they changed meanwhile is copied again.
+func (p *packing) snapshot(state State, dir string) (err error) {
+	s, err := archive.NewSnapshot(p.upper, dir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for range 4 {
+		copied, err := s.Follow()
+		if err != nil {
+			return err
+		}
+		if copied <= fewBytes {
+			break
+		}
+	}
+	if p.warning, err = state.freeze(); err != nil {
+		return fmt.Errorf("pause the container: %w; with --pause=false it goes on while it is copied", err)
+	}
+	return errors.Join(s.Finish(), state.thaw())
+}
+
+// packFrom packs the directory upper, which is the container's or a copy to be used up.
+func (p *packing) packFrom(upper, dir string, move bool) (archive.Unpacked, error) {
+	opt := archive.PackOptions{Move: move}
+	if slices.Contains(p.spec.Layers, hostLayer) { // what is below may change, so all is kept
+		return archive.PackUpper(upper, dir, opt)
+	}
+	chain, err := p.engine.chain(p.spec.Layers)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	tree, err := unionfs.OpenTree(chain.lowers)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	defer tree.Close()
+	ids, err := idsOf(p.spec)
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	ids.overflow = false // a file of nobody's is not root's
+	opt.Below = func(path string) (archive.File, bool, error) {
+		entry, err := tree.Lookup(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return archive.File{}, false, nil
+		}
+		if err != nil {
+			return archive.File{}, false, err
+		}
+		file, err := treeFile(entry, ids)
+		return file, true, err
+	}
+	return archive.PackUpper(upper, dir, opt)
+}
