@@ -111,11 +111,11 @@ func confine(o *order) error {
 	if err != nil {
 		return err
 	}
-	if o.Filter != nil {
-		if err := setCapabilities(kept|reserve, kept|reserve); err != nil {
-			return err
-		}
-		program, err := seccomp.Decode(o.Filter)
+	if err := setCapabilities(kept|reserve, kept|reserve); err != nil {
+		return err
+	}
+	for _, filter := range o.Filters {
+		program, err := seccomp.Decode(filter)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/seccomp"
 )
 
 // Descriptors of the init stage, after stdin, stdout and stderr.
@@ -21,8 +23,8 @@ const (
 // order is what the init stage is told.
 type order struct {
 	Config
-	Null   [3]bool // which of stdin, stdout, stderr are the container's /dev/null
-	Filter []byte  // of system calls, as seccomp.Program.Encode gives it; nil for none
+	Null    [3]bool  // which of stdin, stdout, stderr are the container's /dev/null
+	Filters [][]byte // of system calls, as seccomp.Program.Encode gives them
 }
 
 // Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
@@ -75,8 +77,15 @@ func writeOrder(cfg *Config) (*os.File, error) {
 	}
 	o := order{Config: *cfg, Null: [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}}
 	o.Rootless, o.Single = ns != nil, ns != nil && ns.Single
-	if o.Filter, err = cfg.filter(); err != nil {
+	filter, err := cfg.filter()
+	if err != nil {
 		return nil, err
+	}
+	if o.Single {
+		o.Filters = append(o.Filters, seccomp.Pretend().Encode())
+	}
+	if filter != nil {
+		o.Filters = append(o.Filters, filter)
 	}
 	o.Seccomp = nil // it is in the filter
 	data, err := json.Marshal(&o)

@@ -101,7 +101,7 @@ func (c *cli) command() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.root, "root", "", "the store (default $VARVE_ROOT, or /var/lib/varve, or ~/.local/share/varve)")
 	root.AddCommand(
 		c.run(), c.ps(), c.images(), c.diff(), c.commit(), c.history(), c.inspect(), c.importVerb(), c.save(), c.load(), c.export(),
-		c.pull(), c.push(), c.tag(), c.rm(), c.rmi(), c.mount(), c.check(), c.system(), c.version(),
+		c.pull(), c.push(), c.tag(), c.rm(), c.rmi(), c.mount(), c.check(), c.system(), c.doctor(), c.version(),
 		c.supervise(), c.sweep(), c.index(), c.probe(),
 	)
 	return root

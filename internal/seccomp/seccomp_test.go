@@ -239,3 +239,31 @@ func BenchmarkDefault(b *testing.B) {
 		})
 	}
 }
+
+// Only what can not be done is pretended.
+func TestPretend(t *testing.T) {
+	const done = unix.SECCOMP_RET_ALLOW
+	same := ^uint64(0)
+	for _, c := range []struct {
+		number uint32
+		args   [6]uint64
+		want   uint32
+	}{
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 0, 3: 0}, done},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 0, 3: 42}, success},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 42, 3: same}, success},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: same, 3: 1<<32 - 1}, done},
+		{unix.SYS_FCHOWN, [6]uint64{0: 7, 1: 0, 2: 0}, done},
+		{unix.SYS_FCHOWN, [6]uint64{0: 7, 1: 1, 2: 0}, success},
+		{unix.SYS_SETRESUID, [6]uint64{0: 0, 1: 100, 2: 0}, success},
+		{unix.SYS_SETRESUID, [6]uint64{}, done},
+		{unix.SYS_SETGROUPS, [6]uint64{}, success},
+		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFCHR | 0o600}, success},
+		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFBLK}, success},
+		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFIFO | 0o600}, done},
+		{unix.SYS_READ, [6]uint64{1, 2, 3}, done},
+	} {
+		require.Equal(t, c.want, run(t, Pretend(), call{c.number, arches()[0].audit, c.args}), "%+v", c)
+		require.EqualValues(t, done, run(t, Pretend(), call{c.number, 12345, c.args}))
+	}
+}

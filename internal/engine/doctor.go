@@ -1,0 +1,148 @@
+package engine
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/runner"
+)
+
+// Finding is one line of `varve doctor`: something that this machine gives, or not.
+type Finding struct {
+	What string // what it is
+	OK   bool
+	Says string // how it is found to be
+	For  string // what lacks without it
+	Mend string // the command that mends it, "" where all is well
+}
+
+// Doctor looks at this machine with the eyes of this user.
+func Doctor() []Finding {
+	return slices.Concat([]Finding{fuseDevice()}, namespaces(), []Finding{groups(), tunDevice(), overlay(), systemCalls(), ringFUSE()})
+}
+
+// device looks at a device node.
+func device(path, use, mend string) Finding {
+	f := Finding{What: path, For: use, Mend: mend}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		f.Says = err.Error()
+		return f
+	}
+	_ = unix.Close(fd) // nothing was written
+	f.OK, f.Says, f.Mend = true, "can be opened", ""
+	return f
+}
+
+func fuseDevice() Finding {
+	return device("/dev/fuse", "views and containers", "sudo sh -c 'modprobe fuse; chmod 0666 /dev/fuse'")
+}
+
+func tunDevice() Finding {
+	return device("/dev/net/tun", "a network of a container's own, for users", "sudo sh -c 'modprobe tun; chmod 0666 /dev/net/tun'")
+}
+
+// namespaces looks at what makes a user the root of a container.
+func namespaces() []Finding {
+	ids := Finding{What: "subordinate ids", For: "containers with more users than one"}
+	space := Finding{What: "user namespaces", For: "containers of users who are not root"}
+	plan, err := runner.PlanUserns()
+	switch {
+	case err != nil:
+		ids.Says, ids.Mend = err.Error(), "sudo chmod 0644 /etc/subuid /etc/subgid"
+	case plan == nil:
+		ids.OK, ids.Says = true, "root has all ids"
+	case plan.Single:
+		ids.Says, ids.Mend, _ = strings.Cut(plan.Reason, ": ")
+		ids.Mend = "sudo " + strings.TrimPrefix(ids.Mend, "as root, ")
+	default:
+		ids.OK, ids.Says = true, "a range is granted, and newuidmap and newgidmap are there"
+	}
+	for file, closed := range map[string]string{"/proc/sys/user/max_user_namespaces": "0",
+		"/proc/sys/kernel/unprivileged_userns_clone": "0", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"} {
+		value, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(value)) == closed {
+			name := strings.ReplaceAll(strings.TrimPrefix(file, "/proc/sys/"), "/", ".")
+			space.Says = name + " = " + closed
+			space.Mend = "sudo sysctl -w " + name + "=" + map[string]string{"0": "15000", "1": "0"}[closed]
+			if strings.HasSuffix(name, "clone") {
+				space.Mend = "sudo sysctl -w " + name + "=1"
+			}
+		}
+	}
+	if _, err := os.Stat("/proc/self/ns/user"); errors.Is(err, fs.ErrNotExist) {
+		space.Says, space.Mend = "this kernel has none", "a kernel with CONFIG_USER_NS"
+	}
+	if space.Mend == "" {
+		space.OK, space.Says = true, "open"
+	}
+	return []Finding{space, ids}
+}
+
+// groups looks at the control groups: the pause of containers, and their limits.
+func groups() Finding {
+	f := Finding{What: "control groups", For: "-m, --cpus, --pids-limit; a pause that programs do not notice"}
+	host, err := cgroup.Find()
+	if err != nil {
+		f.Says = err.Error()
+		return f
+	}
+	all := cgroup.Limits{Memory: 1, NanoCPUs: 1, CPUSet: "0", Pids: 1}
+	group, missing := host.Plan(groupPrefix+"doctor", all)
+	switch {
+	case len(missing) == 0:
+		f.OK, f.Says = true, "all limits hold"
+		return f
+	case group.Unified != "" || group.Freezer != "":
+		f.Says = "can be frozen, but there is no " + strings.Join(missing, ", ")
+	default:
+		f.Says = "none can be made here"
+	}
+	f.Mend = "systemd-run --user --scope -p Delegate=yes varve run …"
+	if os.Geteuid() == 0 {
+		f.Mend = "mount -o remount,rw /sys/fs/cgroup"
+	}
+	return f
+}
+
+func overlay() Finding {
+	f := Finding{What: "kernel overlayfs", For: "only comparisons: varve does without", Mend: "sudo modprobe overlay"}
+	list, err := os.ReadFile("/proc/filesystems")
+	if err == nil && strings.Contains(string(list), "\toverlay\n") {
+		f.OK, f.Says, f.Mend = true, "there", ""
+	} else {
+		f.Says = "not loaded"
+	}
+	return f
+}
+
+func systemCalls() Finding {
+	f := Finding{What: "seccomp filters", For: "docker's default system calls; without it containers do not start (--security-opt seccomp=unconfined)", Mend: "a kernel with CONFIG_SECCOMP_FILTER"}
+	actions, err := os.ReadFile("/proc/sys/kernel/seccomp/actions_avail")
+	if err != nil {
+		f.Says = "this kernel has none"
+		return f
+	}
+	f.OK, f.Says, f.Mend = true, strings.TrimSpace(string(actions)), ""
+	return f
+}
+
+func ringFUSE() Finding {
+	f := Finding{What: "FUSE over io_uring", For: "speed of many cores", Mend: "sudo sh -c 'echo 1 > /sys/module/fuse/parameters/enable_uring'"}
+	value, err := os.ReadFile("/sys/module/fuse/parameters/enable_uring")
+	switch {
+	case err != nil:
+		f.Says, f.Mend = "this kernel has none", "Linux 6.14 or newer"
+	case strings.TrimSpace(string(value)) == "Y" || strings.TrimSpace(string(value)) == "1":
+		f.OK, f.Says, f.Mend = true, "switched on", ""
+	default:
+		f.Says = "switched off"
+	}
+	return f
+}
