@@ -31,6 +31,23 @@ func (tx *Tx) PutContainer(c Container) error {
 	return putJSON(tx, containerKey+c.ID, &c)
 }
 
+// RenameContainer gives a container a name that no other one has.
+func (tx *Tx) RenameContainer(id, name string) error {
+	c, err := tx.Container(id)
+	if err != nil {
+		return err
+	}
+	old := c.Name
+	if name == old {
+		return fmt.Errorf("rename container: %s has that name already", old)
+	}
+	c.Name = name
+	if err := tx.PutContainer(c); err != nil {
+		return err
+	}
+	return tx.remove(nameKey + old)
+}
+
 // checkName fails with ErrNameInUse if another container has the name of c. It
 // takes the name from one that is void.
 func (tx *Tx) checkName(c Container) error {

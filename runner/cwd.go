@@ -18,6 +18,20 @@ func enterCwd(root int, dir string) error {
 		dir = "/"
 	}
 	fd, err := at.MakeDirs(root, dir, 0o755)
+	return enterDir(fd, err, dir)
+}
+
+// goToCwd is enterCwd for a container that runs: what is missing is not made.
+func goToCwd(root int, dir string) error {
+	if dir == "" {
+		dir = "/"
+	}
+	fd, err := at.InRoot(root, dir, unix.O_PATH|unix.O_DIRECTORY)
+	return enterDir(fd, err, dir)
+}
+
+// enterDir goes to the directory that was opened, and explains an error of that.
+func enterDir(fd int, err error, dir string) error {
 	if errors.Is(err, unix.ELOOP) {
 		return fmt.Errorf("the working directory %q is refused: it leads through a link of /proc, or in a circle", dir)
 	}

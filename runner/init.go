@@ -72,7 +72,7 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	return execute(control, program, o) // 5
+	return execute(control, program, o, true) // 5
 }
 
 func readOrder() (*order, error) {
@@ -91,14 +91,21 @@ func readOrder() (*order, error) {
 // joinGroups goes into control groups of version 1, and makes the namespace in
 // which the groups of this process are the roots.
 func joinGroups(dirs []string) error {
+	if err := enterGroups(dirs); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("make a namespace of control groups: %w", explainClone(err))
+	}
+	return nil
+}
+
+func enterGroups(dirs []string) error {
 	for _, dir := range dirs {
 		name := filepath.Join(dir, "cgroup.procs")
 		if err := os.WriteFile(name, []byte("0"), 0); err != nil { // 0 is who writes
 			return fmt.Errorf("join a control group: %w", err)
 		}
-	}
-	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return fmt.Errorf("make a namespace of control groups: %w", explainClone(err))
 	}
 	return nil
 }
@@ -157,9 +164,9 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 	return openNull(dev, o.Null)
 }
 
-// execute is the last step: every descriptor but 0 to 2 closes with execve, and
-// the program dies with the thread that started it.
-func execute(control *link, program string, o *order) error {
+// execute is the last step: every descriptor but 0 to 2 closes with execve. A bound
+// program dies with the thread that started it.
+func execute(control *link, program string, o *order, bound bool) error {
 	cfg := &o.Config
 	if err := resetSignals(); err != nil {
 		return err
@@ -168,6 +175,22 @@ func execute(control *link, program string, o *order) error {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close_range: %w", tooOld(err))
 	}
+	if bound {
+		if err := bindToParent(control); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, "", -1)); err != nil {
+		return err
+	}
+	if err := confine(o); err != nil {
+		return err
+	}
+	return execError(program, unix.Exec(program, cfg.Args, cfg.Env))
+}
+
+// bindToParent has the kernel kill this process with its parent.
+func bindToParent(control *link) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_PDEATHSIG: %w", err)
 	}
@@ -179,12 +202,5 @@ func execute(control *link, program string, o *order) error {
 	if gone {
 		return errors.New("the supervisor has died")
 	}
-	if err = errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, "", -1)); err != nil {
-		return err
-	}
-	if err = confine(o); err != nil {
-		return err
-	}
-	err = unix.Exec(program, cfg.Args, cfg.Env)
-	return execError(program, err)
+	return nil
 }

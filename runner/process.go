@@ -77,6 +77,9 @@ func (p *Process) Wait() (exitCode int, err error) {
 	return p.code, p.err
 }
 
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
 // oversee waits for the program, and keeps the watch over it meanwhile.
 func (p *Process) oversee(pidfd *os.File) {
 	defer close(p.done)

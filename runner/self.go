@@ -36,6 +36,9 @@ type Child struct {
 	Fallback error
 }
 
+// Pid returns the process id of the child, as this process sees it.
+func (c *Child) Pid() int { return c.proc.Pid }
+
 // Signal sends sig to the child; if it has ended that is os.ErrProcessDone.
 func (c *Child) Signal(sig unix.Signal) error { return c.proc.Signal(sig) }
 

@@ -15,7 +15,7 @@ const (
 
 // Stage has to be the first call of main (and of TestMain of a package whose
 // tests start containers). If this process was started by [Start] as the init
-// stage it becomes the container's program, or ends; as the watch it waits and ends. If it was started by
+// stage, or by [Process.Exec] as the exec stage, it becomes a program of the container, or ends; as the watch it waits and ends. If it was started by
 // [StartSelf] it waits until its user namespace is complete and returns, as it
 // does in a process that was started by anybody else.
 func Stage() {
@@ -23,6 +23,8 @@ func Stage() {
 		switch os.Args[0] {
 		case initName:
 			initStage()
+		case execName:
+			execStage()
 		case watchName:
 			watchStage()
 		}

@@ -152,8 +152,11 @@ func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
 	return p, nil
 }
 
-func (p *Process) fork(attr *os.ProcAttr) (err error) {
-	p.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{initName}, attr)
+func (p *Process) fork(attr *os.ProcAttr) error { return p.forkAs(initName, attr) }
+
+// forkAs starts the stage of this name.
+func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
+	p.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{stage}, attr)
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}

@@ -18,19 +18,11 @@ func openTerminal(dev int, cfg *Config, control *link) error {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	defer func() { _ = unix.Close(pts) }() // only read
-	master, err := at.Open(pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	master, slave, number, err := newTerminal(pts, cfg)
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	defer func() { _ = unix.Close(master) }() // the parent has it then
-	slave, number, err := openPeer(master)
-	if err != nil {
-		return fmt.Errorf("terminal: %w", err)
-	}
-	err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: cfg.Rows, Col: cfg.Columns})
-	if err != nil {
-		return fmt.Errorf("terminal: TIOCSWINSZ: %w", err)
-	}
 	if err = takeTerminal(slave); err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
@@ -38,6 +30,20 @@ func openTerminal(dev int, cfg *Config, control *link) error {
 		return fmt.Errorf("/dev/console: %w", err)
 	}
 	return control.send(msgConsole, "", master)
+}
+
+// newTerminal makes a terminal of the devpts behind pts, of the size that is asked for.
+func newTerminal(pts int, cfg *Config) (master, slave, number int, err error) {
+	if master, err = at.Open(pts, "ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0); err != nil {
+		return -1, -1, -1, err
+	}
+	if slave, number, err = openPeer(master); err == nil {
+		err = unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &unix.Winsize{Row: cfg.Rows, Col: cfg.Columns})
+	}
+	if err != nil {
+		_ = unix.Close(master) // nobody has written to it
+	}
+	return master, slave, number, err
 }
 
 // takeTerminal makes slave descriptors 0 to 2 and the controlling terminal of the

@@ -2,88 +2,199 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/varvefs/varve/internal/engine"
 )
 
-// catchSignals begins to collect what is to be handed on to the container.
-func catchSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, engine.ForwardedSignals()...)
-	return signals
+// attach is `varve attach`.
+func (c *cli) attach() *cobra.Command {
+	front := foreground{stdin: true, stdout: true, stderr: true}
+	var noStdin bool
+	cmd := &cobra.Command{
+		Use:     "attach [OPTIONS] CONTAINER",
+		Short:   "Connect this terminal, or these pipes, with a container that runs",
+		Example: "  varve attach work    # Ctrl-P Ctrl-Q leaves it again",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := front.check(); err != nil {
+				return usage(cmd, err)
+			}
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			front.stdin = !noStdin
+			c.code, err = front.attachTo(e, args[0])
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not connect stdin")
+	front.flags(cmd)
+	return cmd
 }
 
-// attach stands between the person and the container until it ends, and returns
-// its exit code.
-func attach(r *engine.Run, signals <-chan os.Signal, stdin bool) (int, error) {
-	console, err := r.Console()
+// attachTo stands between the person and a container that runs already.
+func (f *foreground) attachTo(e *engine.Engine, name string) (int, error) {
+	terminal, interactive, err := e.Streams(name)
 	if err != nil {
-		return wait(r, err)
+		return 0, err
 	}
-	if console == nil {
-		go forward(r, signals, nil)
-		return wait(r, nil)
+	f.stdin = f.stdin && interactive
+	if terminal && f.stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
+		return 0, errors.New("the input device is not a TTY: use --no-stdin")
 	}
-	defer func() { _ = console.Close() }() // a terminal keeps nothing back
-	restore, err := makeRaw(stdin)
+	f.catchSignals()
+	s, err := e.Attach(name, f.options(terminal))
 	if err != nil {
-		return wait(r, err)
+		return 0, err
 	}
-	defer restore()
-	resize(console)
-	go forward(r, signals, console)
-	if stdin {
-		// Ends with this process: a read of a terminal can not be called back.
-		go func() { _, _ = io.Copy(console, os.Stdin) }() // it has nobody to tell
-	}
-	printed := make(chan error, 1)
-	go func() { printed <- copyOut(console) }()
-	code, err := wait(r, nil)
-	return code, errors.Join(err, <-printed)
+	return f.attend(s)
 }
 
-// wait waits for the container, ending it first if it can not be attended.
-func wait(r *engine.Run, cause error) (int, error) {
-	if cause != nil {
-		_ = r.Signal(unix.SIGKILL) // it may have ended
-	}
-	code, err := r.Wait()
-	return code, errors.Join(cause, err)
+// A foreground is what stands between a person, or pipes, and a container.
+type foreground struct {
+	stdin, stdout, stderr bool // what is connected
+	sigProxy              bool
+	detachKeys            string
+
+	terminal bool // of the container
+	keys     []byte
+	signals  chan os.Signal
 }
 
-// copyOut copies what the container prints until nobody has its terminal open,
-// which reads as EIO.
-func copyOut(console *os.File) error {
-	_, err := io.Copy(os.Stdout, console)
-	if errors.Is(err, unix.EIO) {
-		return nil
-	}
+func (f *foreground) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.sigProxy, "sig-proxy", true, "hand signals on to the container")
+	cmd.Flags().StringVar(&f.detachKeys, "detach-keys", "ctrl-p,ctrl-q", "the keys that leave the container running")
+}
+
+func (f *foreground) check() (err error) {
+	f.keys, err = parseKeys(f.detachKeys)
 	return err
 }
 
+// options are what is connected to a container with or without a terminal.
+func (f *foreground) options(terminal bool) *engine.AttachOptions {
+	f.terminal = terminal
+	opt := &engine.AttachOptions{}
+	if f.stdin {
+		opt.Stdin = os.Stdin
+	}
+	if f.stdout || terminal && f.stderr {
+		opt.Stdout = os.Stdout
+	}
+	if f.stderr {
+		opt.Stderr = os.Stderr
+	}
+	if size, err := windowSize(); err == nil && terminal {
+		opt.Columns, opt.Rows = size.Col, size.Row
+	}
+	return opt
+}
+
+// catchSignals begins to collect what is to be handed on to the container.
+func (f *foreground) catchSignals() {
+	f.signals = make(chan os.Signal, 64)
+	if f.sigProxy {
+		signal.Notify(f.signals, engine.ForwardedSignals()...)
+		return
+	}
+	signal.Notify(f.signals, unix.SIGWINCH)
+}
+
+// attend stands between the person and the container until it ends, and returns its
+// exit code, or until it is left.
+func (f *foreground) attend(s *engine.Session) (int, error) {
+	go f.forward(s)
+	if s.Started() != nil {
+		return s.Wait()
+	}
+	restore, err := f.makeRaw()
+	if err != nil {
+		_ = s.Signal(unix.SIGKILL) // it may have ended
+		_, waitErr := s.Wait()
+		return 0, errors.Join(err, waitErr)
+	}
+	defer restore()
+	left := make(chan struct{})
+	if f.stdin {
+		// Ends with this process: a read of a terminal can not be called back.
+		go func() {
+			if !f.terminal {
+				s.Pour(os.Stdin)
+			} else if f.typeInto(s) {
+				close(left)
+			}
+		}()
+	}
+	return f.await(s, left)
+}
+
+// await waits for the end of the container, or until it is left.
+func (f *foreground) await(s *engine.Session, left <-chan struct{}) (int, error) {
+	type ending struct {
+		code int
+		err  error
+	}
+	ended := make(chan ending, 1)
+	go func() {
+		code, err := s.Wait()
+		ended <- ending{code, err}
+	}()
+	select {
+	case end := <-ended:
+		return end.code, end.err
+	case <-left:
+		s.HangUp()
+		fmt.Print("\r\n") // below the prompt of the container
+		return 0, nil
+	}
+}
+
 // forward hands signals on; with a terminal, a change of size goes to that.
-func forward(r *engine.Run, signals <-chan os.Signal, console *os.File) {
-	for sig := range signals {
+func (f *foreground) forward(s *engine.Session) {
+	for sig := range f.signals {
 		n, ok := sig.(unix.Signal)
 		switch {
-		case ok && n == unix.SIGWINCH && console != nil:
-			resize(console)
-		case ok:
-			_ = r.Signal(n) // it may have ended
+		case ok && n == unix.SIGWINCH && f.terminal:
+			resize(s.Input())
+		case ok && f.sigProxy:
+			_ = s.Signal(n) // it may have ended
+		}
+	}
+}
+
+// typeInto hands on what is typed, and tells whether the keys to leave were.
+func (f *foreground) typeInto(s *engine.Session) (left bool) {
+	resize(s.Input())
+	scan := keyScan{keys: f.keys}
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := os.Stdin.Read(buf)
+		typed, left := scan.next(buf[:n])
+		if in := s.Input(); in != nil && len(typed) > 0 {
+			_, _ = in.Write(typed) // the program may have ended
+		}
+		if left {
+			return true
+		}
+		if err != nil && !errors.Is(err, io.ErrNoProgress) {
+			return false
 		}
 	}
 }
 
 // makeRaw has this terminal, if it is one, pass on every key; restore undoes it.
-func makeRaw(stdin bool) (restore func(), err error) {
+func (f *foreground) makeRaw() (restore func(), err error) {
 	fd := int(os.Stdin.Fd())
-	if !stdin || !term.IsTerminal(fd) {
+	if !f.stdin || !f.terminal || !term.IsTerminal(fd) {
 		return func() {}, nil
 	}
 	old, err := term.MakeRaw(fd)
@@ -93,10 +204,14 @@ func makeRaw(stdin bool) (restore func(), err error) {
 	return func() { _ = term.Restore(fd, old) }, nil // the terminal may be gone
 }
 
+func windowSize() (*unix.Winsize, error) {
+	return unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
+}
+
 // resize gives the container's terminal the size of this one.
 func resize(console *os.File) {
-	size, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
-	if err != nil { // no terminal here: it keeps what it has
+	size, err := windowSize()
+	if err != nil || console == nil { // no terminal here: it keeps what it has
 		return
 	}
 	conn, err := console.SyscallConn()

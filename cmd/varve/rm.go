@@ -2,11 +2,13 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/varvefs/varve/internal/engine"
 )
 
 // rm is `varve rm`.
 func (c *cli) rm() *cobra.Command {
-	var force bool
+	var force, volumes bool
 	cmd := &cobra.Command{
 		Use:   "rm [OPTIONS] CONTAINER [CONTAINER...]",
 		Short: "Remove containers",
@@ -17,7 +19,12 @@ func (c *cli) rm() *cobra.Command {
 				return err
 			}
 			return each(cmd, args, func(name string) (string, error) {
-				if err := e.RemoveContainer(name, force); err != nil {
+				err := e.RemoveContainer(name, force)
+				if force && engine.IsNoSuchContainer(err) { // told, and what was wanted
+					complain(err)
+					return "", nil
+				}
+				if err != nil {
 					return "", err
 				}
 				return name, nil
@@ -25,5 +32,6 @@ func (c *cli) rm() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first if it runs")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "with its anonymous volumes (there are none yet)")
 	return cmd
 }

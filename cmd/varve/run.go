@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -14,24 +16,36 @@ import (
 
 // run is `varve run`.
 func (c *cli) run() *cobra.Command {
-	var opt engine.CreateOptions
+	var a creation
 	var detach bool
-	var want wanted
+	var streams []string
+	front := foreground{}
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create a container from an image and run a command in it",
 		Example: "  varve run --rm host sh -c 'rm -rf /etc; ls /'   # nothing happens to this machine's /etc\n" +
-			"  varve run -it --name work mine:1 sh",
+			"  varve run -it --name work mine:1 sh\n" +
+			"  varve run -d --name web --restart on-failure mine:1 serve",
 		Args: rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opt.Image, opt.Args = args[0], args[1:]
-			if detach {
-				return usage(cmd, errors.New("-d is not there yet: containers run in the foreground; put '&' behind the command"))
+			if err := a.read(cmd, args); err != nil {
+				return err
 			}
-			if err := want.check(); err != nil {
+			if err := front.check(); err != nil {
 				return usage(cmd, err)
 			}
-			code, err := c.runForeground(opt, want)
+			if detach && len(streams) > 0 {
+				return usage(cmd, errors.New("conflicting options: -d and -a"))
+			}
+			a.opt.Detached = detach
+			if err := front.choose(streams, a.opt.Stdin); err != nil {
+				return usage(cmd, err)
+			}
+			code, err := c.runContainer(&a, front)
+			var start *engine.StartError
+			if errors.As(err, &start) {
+				return exitError{start.Code, err}
+			}
 			if err != nil {
 				return exitError{codeUsage, err}
 			}
@@ -39,44 +53,78 @@ func (c *cli) run() *cobra.Command {
 			return nil
 		},
 	}
+	a.flags(cmd)
 	f := cmd.Flags()
-	f.SetInterspersed(false)
-	f.BoolVarP(&detach, "detach", "d", false, "run in the background (not yet)")
-	f.BoolVarP(&opt.Stdin, "interactive", "i", false, "give the command this stdin")
-	f.BoolVarP(&opt.Terminal, "tty", "t", false, "give the command a terminal")
-	f.BoolVar(&opt.Remove, "rm", false, "remove the container when it ends")
-	f.StringVar(&opt.Name, "name", "", "name the container (default: one is made up)")
-	f.StringArrayVarP(&opt.Env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
-	f.StringVarP(&opt.Workdir, "workdir", "w", "", "start in this directory (default: the image's)")
-	want.flags(cmd)
-	isolationFlags(cmd, &opt.Isolation)
-	f.StringArrayVarP(&opt.Volumes, "volume", "v", nil, "show a directory of the host inside, /DIR:/DIR[:ro]")
+	f.BoolVarP(&detach, "detach", "d", false, "run in the background and print the ID of the container")
+	f.StringArrayVarP(&streams, "attach", "a", nil, "connect only stdin, stdout or stderr")
+	front.flags(cmd)
 	return cmd
 }
 
-// runForeground runs a container with this terminal, or these pipes, around it.
-func (c *cli) runForeground(opt engine.CreateOptions, want wanted) (int, error) {
-	if opt.Terminal && opt.Stdin && !term.IsTerminal(int(os.Stdin.Fd())) {
+// choose reads -a. Without it stdout and stderr are connected, and stdin if it is
+// asked for.
+func (f *foreground) choose(streams []string, interactive bool) error {
+	f.stdin, f.stdout, f.stderr = interactive, true, true
+	if len(streams) == 0 {
+		return nil
+	}
+	for i, name := range streams {
+		streams[i] = strings.ToLower(name)
+		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, streams[i]) {
+			return fmt.Errorf("invalid argument %q for -a: valid streams are STDIN, STDOUT and STDERR", name)
+		}
+	}
+	f.stdin = interactive && slices.Contains(streams, "stdin")
+	f.stdout, f.stderr = slices.Contains(streams, "stdout"), slices.Contains(streams, "stderr")
+	return nil
+}
+
+// runContainer runs a container with this terminal, or these pipes, around it, or in
+// the background.
+func (c *cli) runContainer(a *creation, front foreground) (code int, err error) {
+	if a.opt.Terminal && front.stdin && !a.opt.Detached && !term.IsTerminal(int(os.Stdin.Fd())) {
 		return 0, errors.New("the input device is not a TTY: leave out -t, or -i")
 	}
 	e, err := c.open()
 	if err != nil {
 		return 0, err
 	}
-	var signals <-chan os.Signal
-	var r *engine.Run
-	err = c.withImage(e, opt.Image, want, func() error {
-		signals = catchSignals()
-		if r, err = e.Start(opt); err != nil {
+	cid, err := openCID(a.cidfile)
+	if err != nil {
+		return 0, err
+	}
+	s, err := c.startRun(e, a, &front)
+	id := ""
+	if err == nil {
+		id = s.ID
+	}
+	if err = errors.Join(err, cid.finish(id)); err != nil {
+		return 0, err
+	}
+	if s.Warning != nil {
+		fmt.Fprintln(os.Stderr, "varve: warning:", s.Warning)
+	}
+	if !a.opt.Detached {
+		return front.attend(s)
+	}
+	fmt.Println(id) // also of one that could not be started, as docker does
+	return 0, errors.Join(s.Started(), s.Detach())
+}
+
+// startRun starts the container, and fetches its image if that is missing.
+func (c *cli) startRun(e *engine.Engine, a *creation, front *foreground) (s *engine.Session, err error) {
+	var attach *engine.AttachOptions
+	if !a.opt.Detached {
+		attach = front.options(a.opt.Terminal)
+	}
+	err = c.withImage(e, a.opt.Image, a.want, func() error {
+		if !a.opt.Detached {
+			front.catchSignals()
+		}
+		if s, err = e.Run(a.opt, attach); err != nil {
 			signal.Reset(engine.ForwardedSignals()...) // while an image is fetched they are for us
 		}
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	if r.Warning != nil {
-		fmt.Fprintln(os.Stderr, "varve: warning:", r.Warning)
-	}
-	return attach(r, signals, opt.Stdin)
+	return s, err
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
@@ -31,6 +32,7 @@ func TestMain(m *testing.M) {
 //	code N            the exit code of the last varve was N
 //	tarlist FILE      prints the names in a tar, sorted, for stdout and cmp
 //	[!] byid VERB FILE [FLAG…]   runs varve VERB FLAG… with the first word of FILE
+//	await NAME [N]    waits until the container NAME has said "ready", N times
 //	serve             serves the files of the work directory; its URL is $SERVER
 func TestScripts(t *testing.T) {
 	testenv.FUSE(t)
@@ -82,7 +84,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"varve": s.varve, "code": s.code, "byid": s.byID, "tarlist": tarlist, "untar": s.untar, "serve": serve,
+			"varve": s.varve, "code": s.code, "byid": s.byID, "await": s.await, "tarlist": tarlist, "untar": s.untar, "serve": serve,
 		},
 	})
 }
@@ -144,6 +146,29 @@ func (s *scripts) varve(ts *testscript.TestScript, neg bool, args []string) {
 func (s *scripts) byID(ts *testscript.TestScript, neg bool, args []string) {
 	id := strings.Fields(ts.ReadFile(args[1]))[0]
 	s.varve(ts, neg, append(append([]string{args[0]}, args[2:]...), id))
+}
+
+// await waits until a container has said that it is ready, as often as that.
+func (s *scripts) await(ts *testscript.TestScript, _ bool, args []string) {
+	times := 1
+	if len(args) > 1 {
+		var err error
+		times, err = strconv.Atoi(args[1])
+		ts.Check(err)
+	}
+	all := s.command(s.bin, "logs", args[0])
+	for limit := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		cmd := exec.Command(all[0], all[1:]...)
+		cmd.Env = append(os.Environ(), "VARVE_ROOT="+ts.Getenv("VARVE_ROOT"), "HOME="+ts.Getenv("HOME"))
+		out, err := cmd.Output()
+		ts.Check(err)
+		if strings.Count(string(out), "ready\n") >= times {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("after a minute %s still is not ready: %s", args[0], out)
+		}
+	}
 }
 
 func (s *scripts) code(ts *testscript.TestScript, neg bool, args []string) {

@@ -7,12 +7,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/docker/go-units"
 
 	"github.com/varvefs/varve/layerdb"
 )
@@ -29,6 +33,17 @@ type CreateOptions struct {
 	Terminal bool
 	Remove   bool // when it ends
 	Isolation
+	Detached bool // stdin stays open when whoever is attached goes
+
+	Entrypoint  *string  // nil for the image's own, "" for none
+	EnvFiles    []string // files of NAME=value lines, before Env
+	Labels      []string // NAME=value
+	LabelFiles  []string // files of such lines, before Labels
+	StopSignal  string   // "" for the image's own, or SIGTERM
+	StopTimeout *int     // seconds; nil for 10
+	Restart     string   // no, on-failure[:n], always, unless-stopped; "" is no
+	LogDriver   string   // json-file or none; "" is json-file
+	LogOpts     []string // max-size=20m, max-file=5
 }
 
 // newID returns 64 random hex digits.
@@ -48,22 +63,105 @@ func checkName(name string) error {
 }
 
 // newSpec is what can be said of a container before its image is looked at.
-func newSpec(opt CreateOptions) (Spec, error) {
+func newSpec(opt CreateOptions) (s Spec, err error) {
 	if err := checkName(opt.Name); err != nil {
 		return Spec{}, err
 	}
-	box, err := opt.sandbox()
-	if err != nil {
+	s = Spec{
+		ID: newID(), Terminal: opt.Terminal, Stdin: opt.Stdin, StdinOnce: opt.Stdin && !opt.Detached, Remove: opt.Remove,
+		StopTimeout: opt.StopTimeout,
+	}
+	if s.Restart, err = parseRestart(opt.Restart); err != nil {
 		return Spec{}, err
 	}
-	mounts, err := parseVolumes(opt.Volumes)
-	return Spec{ID: newID(), Mounts: mounts, Terminal: opt.Terminal, Stdin: opt.Stdin, Remove: opt.Remove, Sandbox: box}, err
+	if opt.Remove && s.Restart.Name != "" {
+		return Spec{}, errors.New("conflicting options: cannot specify both --restart and --rm")
+	}
+	if opt.StopSignal != "" {
+		if _, err := ParseSignal(opt.StopSignal); err != nil {
+			return Spec{}, err
+		}
+	}
+	if s.Log, err = parseLog(opt); err != nil {
+		return Spec{}, err
+	}
+	if s.Sandbox, err = opt.sandbox(); err != nil {
+		return Spec{}, err
+	}
+	s.Mounts, err = parseVolumes(opt.Volumes)
+	return s, err
 }
 
-// create records a container and its directory in one change. ready is called as
+// parseRestart reads --restart.
+func parseRestart(text string) (p RestartPolicy, err error) {
+	name, count, has := strings.Cut(text, ":")
+	switch name {
+	case "", "no":
+		if !has {
+			return RestartPolicy{}, nil
+		}
+	case "always", "unless-stopped":
+		if !has {
+			return RestartPolicy{Name: name}, nil
+		}
+	case "on-failure":
+		if !has {
+			return RestartPolicy{Name: name}, nil
+		}
+		if p.Max, err = strconv.Atoi(count); err == nil && p.Max >= 0 {
+			return RestartPolicy{name, p.Max}, nil
+		}
+		return p, fmt.Errorf("invalid restart policy format: %q: maximum retry count must be an integer that is not negative", text)
+	default:
+		return p, fmt.Errorf("invalid restart policy: unknown policy '%s'; use one of no, on-failure[:N], always or unless-stopped", name)
+	}
+	return p, fmt.Errorf("invalid restart policy: maximum retry count can only be used with 'on-failure': %q", text)
+}
+
+// What a log is kept to if nothing is said: docker's driver "local" has the same.
+const (
+	logSize  = 20 << 20
+	logFiles = 5
+)
+
+// parseLog reads --log-driver and --log-opt. What is removed when it ends, and has a
+// foreground that hears it, keeps no log unless one is asked for: nobody could read it
+// afterwards, and its output is faster without.
+func parseLog(opt CreateOptions) (LogOptions, error) {
+	l := LogOptions{Driver: opt.LogDriver, MaxSize: logSize, MaxFiles: logFiles}
+	if l.Driver == "" {
+		l.Driver = logJSON
+		if opt.Remove && !opt.Detached {
+			l.Driver = logNone
+		}
+	}
+	if l.Driver != logJSON && l.Driver != logNone {
+		return l, fmt.Errorf("unknown log driver %q: there are %s and %s", l.Driver, logJSON, logNone)
+	}
+	for _, text := range opt.LogOpts {
+		name, value, _ := strings.Cut(text, "=")
+		var err error
+		switch name {
+		case "max-size":
+			l.MaxSize, err = units.RAMInBytes(value)
+		case "max-file":
+			if l.MaxFiles, err = strconv.Atoi(value); err == nil && l.MaxFiles < 1 {
+				err = errors.New("it is at least 1")
+			}
+		default:
+			err = errors.New("there are max-size and max-file")
+		}
+		if err != nil {
+			return l, fmt.Errorf("invalid log option %q: %w", text, err)
+		}
+	}
+	return l, nil
+}
+
+// create records a container and its directory in one change, in this state. ready is called as
 // soon as the record is durable; create returns a little later, when the database
 // is closed.
-func (e *Engine) create(spec Spec, opt CreateOptions, ready func()) error {
+func (e *Engine) create(spec Spec, opt CreateOptions, state State, ready func()) error {
 	stage, err := e.stageContainer()
 	if err != nil {
 		return err
@@ -76,7 +174,7 @@ func (e *Engine) create(spec Spec, opt CreateOptions, ready func()) error {
 		if err := spec.fill(tx, image, opt); err != nil {
 			return err
 		}
-		if err := writeSpec(stage, &spec); err != nil {
+		if err := errors.Join(writeState(stage.Path(), state), writeSpec(stage, &spec)); err != nil {
 			return err
 		}
 		if err := tx.Publish(stage, e.store.ContainerDir(spec.ID)); err != nil {
@@ -155,6 +253,15 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 	if opt.User != "" {
 		s.Config.User = opt.User
 	}
+	if opt.Entrypoint != nil { // the image's arguments are for the image's program
+		s.Config.Entrypoint, s.Config.Cmd = nil, nil
+		if *opt.Entrypoint != "" {
+			s.Config.Entrypoint = []string{*opt.Entrypoint}
+		}
+	}
+	if opt.StopSignal != "" {
+		s.Config.StopSignal = opt.StopSignal
+	}
 	if len(opt.Args) > 0 {
 		s.Config.Cmd = opt.Args
 	}
@@ -163,6 +270,9 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 		return errors.New("no command specified: the image has none of its own, so name one after it")
 	}
 	s.Hostname = cmp.Or(s.Sandbox.Hostname, s.ID[:12])
+	if err := s.fillLabels(opt); err != nil {
+		return err
+	}
 	return s.fillProcess(opt)
 }
 
@@ -177,7 +287,7 @@ func (s *Spec) fillProcess(opt CreateOptions) error {
 	if !filepath.IsAbs(s.Cwd) {
 		return fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", s.Cwd)
 	}
-	asked, err := callersEnv(opt.Env)
+	asked, err := AskedEnv(opt.EnvFiles, opt.Env)
 	if err != nil {
 		return err
 	}
@@ -221,6 +331,64 @@ func callersEnv(asked []string) ([]string, error) {
 		env = append(env, e)
 	}
 	return env, nil
+}
+
+// AskedEnv is what --env-file and -e ask for together.
+func AskedEnv(files, asked []string) ([]string, error) {
+	var env []string
+	for _, name := range files {
+		lines, err := readLines(name)
+		if err != nil {
+			return nil, err
+		}
+		if lines, err = callersEnv(lines); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		env = append(env, lines...)
+	}
+	asked, err := callersEnv(asked)
+	return mergeEnv(env, asked), err
+}
+
+// readLines returns the lines of a file that are neither empty nor comments.
+func readLines(name string) ([]string, error) {
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for line := range strings.Lines(string(raw)) {
+		line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
+		if line != "" && line[0] != '#' {
+			list = append(list, line)
+		}
+	}
+	return list, nil
+}
+
+// fillLabels adds the labels that were asked for to the image's.
+func (s *Spec) fillLabels(opt CreateOptions) error {
+	var asked []string
+	for _, name := range opt.LabelFiles {
+		lines, err := readLines(name)
+		if err != nil {
+			return err
+		}
+		asked = append(asked, lines...)
+	}
+	labels := maps.Clone(s.Config.Labels)
+	for _, text := range append(asked, opt.Labels...) {
+		name, value, _ := strings.Cut(text, "=")
+		if name == "" {
+			return fmt.Errorf("invalid label %q: it needs a name", text)
+		}
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[name] = value
+	}
+	s.Config.Labels = labels
+	return nil
 }
 
 // mergeEnv joins lists of NAME=value; a later value takes the place of an

@@ -82,7 +82,7 @@ func (u *Usage) add(e *Engine, c layerdb.Container) error {
 	}
 	size, err := filesSize(e.upper(c.ID))
 	u.Size += size
-	if state.Status == Running {
+	if state.Up() {
 		u.Active++
 	} else {
 		u.Reclaimable += size

@@ -73,6 +73,18 @@ func (e *Engine) container(name string) (layerdb.Container, Spec, error) {
 	return c, spec, err
 }
 
+// findState is container for who wants to know how it fares.
+func (e *Engine) findState(name string) (c layerdb.Container, state State, err error) {
+	err = e.store.View(func(tx *layerdb.Tx) error {
+		c, err = tx.FindContainer(name)
+		return err
+	})
+	if err == nil {
+		state, err = e.readState(c.ID)
+	}
+	return c, state, err
+}
+
 type differ struct {
 	tree    *unionfs.Tree
 	changes []Change

@@ -174,8 +174,18 @@ func TestStateOfADeadSupervisor(t *testing.T) {
 	require.NoError(t, e.writeState("c", alive))
 	s, err = e.readState("c")
 	require.NoError(t, err)
+	alive.Boot = bootID()
 	require.Equal(t, alive, s)
 	require.True(t, s.busy())
+
+	raw, err := json.Marshal(alive)
+	require.NoError(t, err)
+	earlier := strings.Replace(string(raw), alive.Boot, "another boot", 1)
+	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), stateName), []byte(earlier), 0o600))
+	s, err = e.readState("c")
+	require.NoError(t, err)
+	require.Equal(t, Exited, s.Status, "the machine was started again since")
+	require.False(t, s.busy())
 
 	other := alive
 	other.Supervisor.Start++ // the number was given to another process

@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -249,6 +251,8 @@ type ContainerInspect struct {
 	Name            string
 	Driver          string
 	Platform        string
+	RestartCount    int
+	LogPath         string
 	HostConfig      InspectHostConfig
 	GraphDriver     InspectDriver
 	SizeRw          *int64 `json:",omitempty"`
@@ -282,9 +286,23 @@ type InspectState struct {
 
 // InspectHostConfig is what was asked of the machine.
 type InspectHostConfig struct {
-	Binds       []string
-	NetworkMode string
-	AutoRemove  bool
+	Binds         []string
+	NetworkMode   string
+	AutoRemove    bool
+	RestartPolicy InspectRestart
+	LogConfig     InspectLog
+}
+
+// InspectRestart is when a container is started again.
+type InspectRestart struct {
+	Name              string
+	MaximumRetryCount int
+}
+
+// InspectLog is where what a container says is kept.
+type InspectLog struct {
+	Type   string
+	Config map[string]string
 }
 
 // InspectMount is a volume.
@@ -317,7 +335,9 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 		ID: c.ID, Created: inspectTime(c.Created), Args: []string{}, State: inspectState(state), Image: "sha256:" + c.ImageID,
 		Name: "/" + c.Name, Driver: driverName, Platform: "linux", Mounts: []InspectMount{}, Layers: spec.Layers,
 		Upper: e.upper(c.ID), Index: e.indexFile(spec.Layers),
-		HostConfig:      InspectHostConfig{Binds: []string{}, NetworkMode: "host", AutoRemove: spec.Remove},
+		HostConfig:      inspectHost(spec),
+		RestartCount:    state.Restarts,
+		LogPath:         e.logPath(c.ID, spec),
 		NetworkSettings: InspectNetwork{Ports: map[string][]struct{}{}},
 	}
 	if len(c.Command) > 0 {
@@ -345,8 +365,29 @@ func (out *ContainerInspect) addMounts(spec Spec) {
 func (out *ContainerInspect) addConfig(c layerdb.Container, spec Spec) {
 	out.Config = inspectConfig(spec.Config)
 	out.Config.Hostname, out.Config.Image = spec.Hostname, c.ImageName
-	out.Config.Tty, out.Config.OpenStdin, out.Config.StdinOnce = spec.Terminal, spec.Stdin, spec.Stdin
+	out.Config.Tty, out.Config.OpenStdin, out.Config.StdinOnce = spec.Terminal, spec.Stdin, spec.StdinOnce
 	out.Config.AttachStdin, out.Config.AttachStdout, out.Config.AttachStderr = spec.Stdin, true, true
+}
+
+func inspectHost(spec Spec) InspectHostConfig {
+	out := InspectHostConfig{
+		Binds: []string{}, NetworkMode: "host", AutoRemove: spec.Remove,
+		RestartPolicy: InspectRestart{cmp.Or(spec.Restart.Name, "no"), spec.Restart.Max},
+		LogConfig:     InspectLog{cmp.Or(spec.Log.Driver, logJSON), map[string]string{}},
+	}
+	if spec.Log.Driver == logJSON {
+		out.LogConfig.Config["max-size"] = strconv.FormatInt(spec.Log.MaxSize, 10)
+		out.LogConfig.Config["max-file"] = strconv.Itoa(spec.Log.MaxFiles)
+	}
+	return out
+}
+
+// logPath is the newest file of a container's log, "" if it keeps none.
+func (e *Engine) logPath(id string, spec Spec) string {
+	if spec.Log.Driver == logNone {
+		return ""
+	}
+	return filepath.Join(e.store.ContainerDir(id), logName)
 }
 
 func inspectState(s State) InspectState {
@@ -354,7 +395,13 @@ func inspectState(s State) InspectState {
 		Status: s.Status, Running: s.Status == Running, ExitCode: s.ExitCode, Error: s.Error, OOMKilled: s.OOMKilled,
 		StartedAt: inspectTime(s.Started), FinishedAt: inspectTime(s.Finished),
 	}
-	if out.Running {
+	switch {
+	case s.Paused():
+		out.Status, out.Paused = "paused", true
+	case s.Status == Restarting: // which is running, in docker's words
+		out.Running, out.Restarting = true, true
+	}
+	if s.Status == Running {
 		out.Pid = s.Init.Pid
 	}
 	return out

@@ -3,7 +3,10 @@ package engine
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/varvefs/varve/layerdb"
@@ -15,10 +18,15 @@ type ContainerInfo struct {
 	State State
 }
 
-// Containers returns all containers, the newest first.
-func (e *Engine) Containers() ([]ContainerInfo, error) {
+// Containers returns all containers, the newest first, that docker's filters
+// (KEY=VALUE) let through: id, name, label, status, exited and ancestor.
+func (e *Engine) Containers(asked ...string) ([]ContainerInfo, error) {
+	filters, err := parseFilters(asked, "id", "name", "label", "status", "exited", "ancestor")
+	if err != nil {
+		return nil, err
+	}
 	var list []ContainerInfo
-	err := e.store.View(func(tx *layerdb.Tx) error {
+	err = e.store.View(func(tx *layerdb.Tx) error {
 		all, err := tx.Containers()
 		for _, c := range all {
 			list = append(list, ContainerInfo{Container: c})
@@ -33,12 +41,68 @@ func (e *Engine) Containers() ([]ContainerInfo, error) {
 		if c.State, err = e.readState(c.ID); err != nil {
 			return nil, err
 		}
-		kept = append(kept, c)
+		ok, err := e.matches(c, filters)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			kept = append(kept, c)
+		}
 	}
 	slices.SortStableFunc(kept, func(a, b ContainerInfo) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
 	})
 	return kept, nil
+}
+
+// matches tells whether a container is one that was asked for: for each key, one of
+// the values.
+func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
+	for key, holds := range map[string]func(string) bool{
+		"id":       func(v string) bool { return strings.HasPrefix(c.ID, v) },
+		"name":     func(v string) bool { return matchName(v, c.Name) },
+		"status":   func(v string) bool { return v == c.State.Word() },
+		"exited":   func(v string) bool { return c.State.Status == Exited && v == strconv.Itoa(c.State.ExitCode) },
+		"ancestor": func(v string) bool { return isAncestor(v, c) },
+	} {
+		if len(f[key]) > 0 && !slices.ContainsFunc(f[key], holds) {
+			return false, nil
+		}
+	}
+	if len(f["label"]) == 0 {
+		return true, nil
+	}
+	spec, err := e.readSpec(c.ID)
+	return err == nil && f.labels(spec.Config.Labels), err
+}
+
+// matchName holds a name against a pattern, which is a regular expression as docker's.
+func matchName(pattern, name string) bool {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return strings.Contains(name, pattern)
+	}
+	return re.MatchString(name) || re.MatchString("/"+name)
+}
+
+// isAncestor tells whether a container was made of the image of this name or ID.
+func isAncestor(name string, c ContainerInfo) bool {
+	return name == c.ImageName || name+":latest" == c.ImageName || name == c.ImageName+":latest" ||
+		len(name) >= 4 && strings.HasPrefix(c.ImageID, strings.TrimPrefix(name, "sha256:"))
+}
+
+// SizeOf is how many bytes a container has of its own, and with its image. It has to
+// run [Inside].
+func (e *Engine) SizeOf(c ContainerInfo) (own, all int64, err error) {
+	if own, err = filesSize(e.upper(c.ID)); err != nil {
+		return 0, 0, err
+	}
+	err = e.store.View(func(tx *layerdb.Tx) error {
+		chain, err := tx.Chain(c.Top)
+		all = own + chainSize(chain)
+		return err
+	})
+	return own, all, err
 }
 
 // ChainLayer is a layer of an image's chain.

@@ -116,7 +116,7 @@ func (p *pruner) containers() error {
 // stopped tells whether a container may go.
 func (p *pruner) stopped(c layerdb.Container) (bool, error) {
 	state, err := p.engine.readState(c.ID)
-	if err != nil || state.Status == Running || state.busy() {
+	if err != nil || state.Up() || state.busy() {
 		return false, err
 	}
 	if state.Status == Created && p.now.Sub(c.Created) < grace || !c.Created.Before(p.limit) {

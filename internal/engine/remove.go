@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,23 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	if err != nil && !force { // with force, a container with a torn state goes too
 		return err
 	}
-	if state.Supervisor.alive() && !force {
+	if (state.Up() || state.Status == Created && state.Supervisor.alive()) && !force {
+		return fmt.Errorf("You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.ID) //lint:ignore ST1005 docker's words
+	}
+	if force {
+		if err := e.kill(c.ID, state); err != nil {
+			return err
+		}
+	}
+	lock, err := e.lockContainer(c.ID)
+	if err != nil {
+		if errors.Is(err, layerdb.ErrNoSuchContainer) && force { // its supervisor was to remove it
+			return nil
+		}
+		return err
+	}
+	defer lock.release()
+	if state, err = e.readState(c.ID); err == nil && state.Up() && !force {
 		return fmt.Errorf("You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.ID) //lint:ignore ST1005 docker's words
 	}
 	if err := end(state); err != nil {
@@ -50,8 +67,27 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	return err
 }
 
-// end kills the program of a container, and its supervisor if that does not come
-// down by itself, and waits until both are gone.
+// kill has a container end at once, by its supervisor if that still answers.
+func (e *Engine) kill(id string, state State) error {
+	if !state.Supervisor.alive() || state.Status == Exited {
+		return nil
+	}
+	done := make(chan error, 1)
+	now := 0
+	go func() { done <- e.stop(id, StopOptions{Timeout: &now}) }()
+	select {
+	case err := <-done:
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	case <-time.After(patience / 5):
+		return end(state)
+	}
+}
+
+// end kills what is left of a container: its program, and its supervisor if that does
+// not come down by itself, and waits until both are gone.
 func end(s State) error {
 	if !s.busy() {
 		return nil
@@ -62,7 +98,7 @@ func end(s State) error {
 	if s.Init.alive() { // a frozen process may not end before it is thawed
 		_ = s.thaw() // it may have ended since
 	}
-	for limit := time.Now().Add(patience / 5); s.Supervisor.alive() && s.Init.Pid != 0 && time.Now().Before(limit); {
+	for limit := time.Now().Add(patience / 5); s.Supervisor.alive() && time.Now().Before(limit); {
 		time.Sleep(2 * time.Millisecond)
 	}
 	if err := s.Supervisor.kill(); err != nil {
@@ -76,3 +112,6 @@ func end(s State) error {
 	s.sweepGroup()
 	return nil
 }
+
+// IsNoSuchContainer tells whether something failed because a container is not here.
+func IsNoSuchContainer(err error) bool { return errors.Is(err, layerdb.ErrNoSuchContainer) }

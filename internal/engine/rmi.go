@@ -111,7 +111,7 @@ func (r *imageRemoval) checkUser(c layerdb.Container, image layerdb.Image, byNam
 		return err
 	}
 	switch {
-	case state.Status == Running || state.busy():
+	case state.Up() || state.busy():
 		return fmt.Errorf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", image.ID[:12], c.ID[:12])
 	case r.opt.Force:
 		return nil

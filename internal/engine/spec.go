@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
@@ -35,10 +38,65 @@ type Spec struct {
 	Terminal bool           `json:"terminal,omitempty"`
 	Stdin    bool           `json:"stdin,omitempty"` // -i
 	Remove   bool           `json:"remove,omitempty"`
-	Layers   []string       `json:"layers"` // diff IDs, top first; "host" for this machine
-	Sandbox  Sandbox        `json:"sandbox,omitzero"`
+	// StdinOnce: stdin is that of the first who is attached, and ends with it.
+	StdinOnce bool          `json:"stdin_once,omitempty"`
+	Log       LogOptions    `json:"log"`
+	Restart   RestartPolicy `json:"restart"`
+	// StopTimeout is how many seconds the program may take to stop; nil is docker's.
+	StopTimeout *int     `json:"stop_timeout,omitempty"`
+	Layers      []string `json:"layers"` // diff IDs, top first; "host" for this machine
+	Sandbox     Sandbox  `json:"sandbox,omitzero"`
 	// Config is what an image made of the container starts with.
 	Config Config `json:"config"`
+}
+
+// Names of log drivers, docker's.
+const (
+	logJSON = "json-file"
+	logNone = "none"
+)
+
+// LogOptions say what log a container has.
+type LogOptions struct {
+	Driver   string `json:"driver,omitempty"`    // json-file or none
+	MaxSize  int64  `json:"max_size,omitempty"`  // bytes of one file; 0 is no limit
+	MaxFiles int    `json:"max_files,omitempty"` // how many are kept
+}
+
+// A RestartPolicy says when a program that has ended is started again, by its
+// supervisor. The zero value is never.
+type RestartPolicy struct {
+	Name string `json:"name,omitempty"` // no, on-failure, always or unless-stopped
+	Max  int    `json:"max,omitempty"`  // of on-failure: how often; 0 is without end
+}
+
+// again tells whether a program that ended with code, and was started again some
+// times already, is to be.
+func (p RestartPolicy) again(code, times int) bool {
+	switch p.Name {
+	case "always", "unless-stopped":
+		return true
+	case "on-failure":
+		return code != 0 && (p.Max == 0 || times < p.Max)
+	}
+	return false
+}
+
+// stopSignal is what asks the program to end.
+func (s *Spec) stopSignal() unix.Signal {
+	if sig, err := ParseSignal(s.Config.StopSignal); err == nil {
+		return sig
+	}
+	return unix.SIGTERM
+}
+
+// stopTimeout is how long it may take to; negative is without end.
+func (s *Spec) stopTimeout() time.Duration {
+	const standard = 10 * time.Second // docker's
+	if s.StopTimeout == nil {
+		return standard
+	}
+	return time.Duration(*s.StopTimeout) * time.Second
 }
 
 // readSpec reads the config.json of the container id.

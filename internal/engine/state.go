@@ -24,6 +24,8 @@ const (
 	Created Status = "created" // it has never run, or its program could not be started
 	Running Status = "running"
 	Exited  Status = "exited"
+	// Restarting: its program has ended, and its supervisor will start it again.
+	Restarting Status = "restarting"
 )
 
 // killed is the exit code of a container whose supervisor ended without a word.
@@ -71,6 +73,7 @@ func zombie(pid int) bool {
 // State is how a container fares. Its supervisor writes it; times are UTC.
 type State struct {
 	Status     Status    `json:"status"`
+	Boot       string    `json:"boot,omitempty"` // of the kernel that the processes are of
 	Supervisor Proc      `json:"supervisor"`
 	Init       Proc      `json:"init"` // the container's process 1
 	ExitCode   int       `json:"exit_code"`
@@ -78,10 +81,33 @@ type State struct {
 	OOMKilled  bool      `json:"oom_killed,omitempty"`
 	Started    time.Time `json:"started,omitzero"`
 	Finished   time.Time `json:"finished,omitzero"`
+	Restarts   int       `json:"restarts,omitempty"` // by its policy, since it was started
 
 	// Group is where the container's processes are; while it is Created, where
 	// they will be, if that can be made.
 	Group cgroup.Group `json:"group,omitzero"`
+}
+
+// Up tells whether the container is not at its end: its program runs, or will again.
+func (s State) Up() bool {
+	return s.Status == Running || s.Status == Restarting
+}
+
+// Word is docker's word for how the container fares.
+func (s State) Word() string {
+	if s.Paused() {
+		return "paused"
+	}
+	return string(s.Status)
+}
+
+// bootID names this run of the kernel, "" where it can not be told.
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(raw))
 }
 
 // readState returns how the container id fares now: a container whose supervisor
@@ -98,7 +124,10 @@ func (e *Engine) readState(id string) (State, error) {
 	if json.Unmarshal(raw, &s) != nil { // torn by a power failure, which ended it, too
 		return State{Status: Exited, ExitCode: killed}, nil
 	}
-	if s.Status == Running && !s.Supervisor.alive() {
+	if s.Boot != bootID() { // what has such a number now is something else
+		s.Supervisor, s.Init = Proc{}, Proc{}
+	}
+	if s.Up() && !s.Supervisor.alive() {
 		s.Status, s.ExitCode = Exited, killed
 	}
 	if !s.Group.IsZero() && !s.Supervisor.alive() {
@@ -114,11 +143,17 @@ func (s State) busy() bool { return s.Supervisor.alive() || s.Init.alive() }
 // writeState puts the state in place whole or not at all. It is not synced: after
 // a power failure no container runs, whatever is written here.
 func (e *Engine) writeState(id string, s State) error {
+	return writeState(e.store.ContainerDir(id), s)
+}
+
+// writeState is Engine.writeState for a container in the directory dir.
+func writeState(dir string, s State) error {
+	s.Boot = bootID()
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("write the container's state: %w", err)
 	}
-	name := filepath.Join(e.store.ContainerDir(id), stateName)
+	name := filepath.Join(dir, stateName)
 	if err = os.WriteFile(name+".new", raw, 0o600); err == nil {
 		err = os.Rename(name+".new", name)
 	}

@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -26,53 +28,119 @@ const (
 type supervisor struct {
 	engine    *Engine
 	spec      Spec
-	state     State
+	dir       int // of the container
 	signals   chan os.Signal
 	chain     chain
 	server    *unionfs.Server
 	unindexed bool     // the chain has no index
 	missing   []string // controllers that can not limit the container
-	process   *runner.Process
+	log       *logFile
+	out       [2]*outflow // by stream
+	door      *controlSocket
+	passed    *os.File // stdin of the one who started the container, if it is the program's
+
+	ended  chan struct{} // closed when the container is at its end, and ending final
+	ending ending
+	owed   sync.WaitGroup // of those who are to be told
+
+	mu       sync.Mutex // guards all below
+	state    State
+	process  *runner.Process // nil while there is none
+	stdin    *os.File        // the other end of the program's stdin; nil if it has none
+	sessions map[*guest]bool
+	early    []unix.Signal // for a program that does not run yet
+	halt     chan struct{} // closed when the program is not to be started again
+	halted   bool
+	columns  uint16 // of its terminal
+	rows     uint16
 }
 
-// Supervise is what the hidden verb does in the process that Run starts: it
-// mounts the view, runs the container's program with this process's stdin, stdout
-// and stderr, waits for its end, and takes everything down again. It returns the
-// exit code of the program; the error, if not nil, is why there is none.
-//
-// The descriptor 3 is the gate: a byte comes when the container is recorded, the
-// end when there will be none. With -t the descriptor 4 is a socket, over which
-// the other side of the program's terminal is sent.
+// Supervise is what the hidden verb does in the process that Run and Start start: it
+// mounts the view, runs the container's program, waits for its end, and takes
+// everything down again. It returns the exit code of the program; the error, if not
+// nil, is why there is none. Who started it is told by its connection, the
+// descriptor 3: the first request says that the container is recorded, the end of the
+// connection that there will be none.
 func (e *Engine) Supervise(id string) (code int, err error) {
-	s := &supervisor{engine: e, signals: make(chan os.Signal, 32)}
+	s := &supervisor{
+		engine: e, signals: make(chan os.Signal, 32), ended: make(chan struct{}), sessions: map[*guest]bool{}, halt: make(chan struct{}),
+	}
 	signal.Notify(s.signals, ForwardedSignals()...)
-	if begin, err := waitAtGate(); err != nil || !begin {
+	w, err := newWire(os.NewFile(controlFD, "control"))
+	if err != nil {
 		return codeFailed, err
 	}
-	unix.CloseOnExec(consoleFD) // nothing inside gets it
-	if s.spec, err = e.readSpec(id); err != nil {
+	first, files, err := w.receiveRequest()
+	if errors.Is(err, io.EOF) { // who started this process says why
+		return codeFailed, nil
+	}
+	if err == nil && first.Do != doBegin {
+		err = fmt.Errorf("control connection: %q before %q", first.Do, doBegin)
+	}
+	if err != nil {
 		return codeFailed, err
 	}
-	if err = s.begin(); err == nil {
-		code, err = s.run()
+	starter := s.newGuest(w)
+	if err = s.begin(id); err == nil {
+		err = s.admit(starter, first.Attach, files)
+	}
+	if err == nil {
+		code, err = s.live(starter)
 	}
 	if err != nil {
 		code = exitCodeOf(err)
 	}
-	return code, errors.Join(err, s.end(code, err))
+	err = errors.Join(err, s.end(code, err))
+	s.farewell(starter, code, err)
+	return code, err
 }
 
-// waitAtGate tells whether there is a container to supervise.
-func waitAtGate() (bool, error) {
-	gate := os.NewFile(gateFD, "gate")
-	_, err := io.ReadFull(gate, make([]byte, 1))
-	if errors.Is(err, io.EOF) { // who started this process says why
-		return false, gate.Close()
+// begin leaves what is the starter's, reads what is to be done, and opens the door.
+func (s *supervisor) begin(id string) (err error) {
+	if s.spec, err = s.engine.readSpec(id); err != nil {
+		return err
 	}
-	if err = errors.Join(err, gate.Close()); err != nil {
-		return false, fmt.Errorf("wait at the gate: %w", err)
+	if s.dir, err = at.OpenDir(at.CWD, s.engine.store.ContainerDir(id)); err != nil {
+		return err
 	}
-	return true, nil
+	if s.state, err = s.engine.readState(id); err != nil {
+		return err
+	}
+	s.state.Error, s.state.Restarts, s.state.Group = "", 0, s.planGroup()
+	if err = s.engine.writeState(id, s.state); err != nil {
+		return err
+	}
+	if err = s.leaveStarter(); err != nil {
+		return err
+	}
+	if s.spec.Log.Driver != logNone {
+		if s.log, err = openLog(s.dir, s.spec.Log); err != nil {
+			return err
+		}
+	}
+	for stream := range s.out {
+		s.out[stream] = &outflow{stream: stream, log: s.log}
+	}
+	s.door, err = s.openDoor()
+	return err
+}
+
+// complaintsName is what a supervisor itself has to say: why it ended, should it
+// crash.
+const complaintsName = "supervisor.log"
+
+// leaveStarter lets go of the directory and the stderr of the one who started this
+// process, which may outlive them.
+func (s *supervisor) leaveStarter() error {
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	fd, err := at.Open(s.dir, complaintsName, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	return os.NewSyscallError("dup3", unix.Dup3(fd, 2, 0))
 }
 
 // exitCodeOf is the exit code that says why a program could not be run.
@@ -86,33 +154,95 @@ func exitCodeOf(err error) int {
 	return codeFailed
 }
 
-// begin says in state.json who is at work.
-func (s *supervisor) begin() error {
-	start, err := runner.ProcessStartTime(os.Getpid())
-	if err != nil {
-		return err
-	}
-	s.state = State{Status: Created, Supervisor: Proc{os.Getpid(), start}, Group: s.planGroup()}
-	return s.engine.writeState(s.spec.ID, s.state)
-}
-
-// run mounts the view and runs the program in it.
-func (s *supervisor) run() (int, error) {
+// live mounts the view and runs the program in it, again and again if that is its
+// policy.
+func (s *supervisor) live(starter *guest) (int, error) {
 	if err := s.mount(); err != nil {
 		return 0, err
 	}
-	if err := s.start(); err != nil {
-		return 0, err
+	pause := firstPause
+	for {
+		streams, err := s.start()
+		if err != nil {
+			return 0, err
+		}
+		if starter != nil {
+			tuneForServing()
+			if s.unindexed {
+				s.engine.indexInBackground(s.spec.Layers)
+			}
+			go s.relay()
+			s.welcome(starter)
+			go s.listen(starter)
+			starter = nil
+		} else {
+			s.showTerminals()
+		}
+		began := time.Now()
+		code, err := s.process.Wait()
+		streams.settle()
+		if err != nil || !s.spec.Restart.again(code, s.restarts()) {
+			return code, err
+		}
+		if time.Since(began) >= longRun {
+			pause = firstPause
+		}
+		if !s.rest(code, pause) {
+			return code, nil
+		}
+		pause = min(2*pause, longestPause)
 	}
-	tuneForServing()
-	if s.unindexed {
-		s.engine.indexInBackground(s.spec.Layers)
+}
+
+// How long a container rests before it is started again: docker's figures.
+const (
+	firstPause   = 100 * time.Millisecond
+	longestPause = time.Minute
+	longRun      = 10 * time.Second // after it the first pause is due again
+)
+
+func (s *supervisor) restarts() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Restarts
+}
+
+// rest waits until the program is to be started again; false is never.
+func (s *supervisor) rest(code int, pause time.Duration) bool {
+	err := s.removeGroup() // the next run has one of its own
+	s.mu.Lock()
+	s.process = nil
+	s.state.Group = s.planGroup()
+	s.state.Status, s.state.ExitCode, s.state.Finished, s.state.Init = Restarting, code, time.Now().UTC(), Proc{}
+	halted := s.halted
+	if !halted {
+		s.keepStateLocked()
 	}
-	stop := make(chan struct{})
-	go s.relay(stop)
-	code, err := s.process.Wait()
-	close(stop)
-	return code, err
+	s.mu.Unlock()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "varve:", err) // what keeps it may be gone at the end
+	}
+	if halted {
+		return false
+	}
+	select {
+	case <-s.halt:
+		return false
+	case <-time.After(pause):
+	}
+	s.mu.Lock()
+	s.state.Restarts++
+	s.mu.Unlock()
+	return true
+}
+
+// keepStateLocked writes the state of a container that goes on. If it can not be
+// written, as on a full disk, what is there stays: the program matters more.
+// Preconditions: s.mu is held.
+func (s *supervisor) keepStateLocked() {
+	if err := s.engine.writeState(s.spec.ID, s.state); err != nil {
+		fmt.Fprintln(os.Stderr, "varve:", err)
+	}
 }
 
 // mount makes the view in this process's own mount namespace.
@@ -146,28 +276,39 @@ func (s *supervisor) mount() error {
 	return err
 }
 
-// start runs the program and sends its terminal to the foreground.
-func (s *supervisor) start() error {
+// start runs the program, and lets its streams flow.
+func (s *supervisor) start() (*streams, error) {
 	cfg, err := s.config()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.process, err = s.startInGroup(cfg)
+	f, err := s.openStreams(&cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	process, err := s.startInGroup(cfg)
+	f.closeTheirs()
+	if err != nil {
+		f.closeOurs()
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process = process
 	s.state.Status, s.state.Started = Running, time.Now().UTC()
-	s.state.Init = Proc{s.process.Pid(), s.process.StartTime()}
-	err = s.engine.writeState(s.spec.ID, s.state)
-	if console := s.process.Console(); err == nil && console != nil {
-		err = errors.Join(sendConsole(console), console.Close())
+	s.state.Init = Proc{process.Pid(), process.StartTime()}
+	if err = s.engine.writeState(s.spec.ID, s.state); err != nil { // without it nobody could stop or see it
+		_ = process.Signal(unix.SIGKILL) // it may have ended already
+		_, waitErr := process.Wait()
+		f.closeOurs()
+		return nil, errors.Join(err, waitErr)
 	}
-	if err != nil { // without these nobody could stop or see it
-		_ = s.process.Signal(unix.SIGKILL) // it may have ended already
-		_, waitErr := s.process.Wait()
-		return errors.Join(err, waitErr)
+	f.flow(s, process)
+	for _, sig := range s.early {
+		_ = process.Signal(sig) // it may have ended
 	}
-	return nil
+	s.early = nil
+	return f, nil
 }
 
 func (s *supervisor) config() (runner.Config, error) {
@@ -175,27 +316,25 @@ func (s *supervisor) config() (runner.Config, error) {
 	if err != nil {
 		return runner.Config{}, err
 	}
-	cfg := runner.Config{
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return runner.Config{
 		Root: filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName),
 		Args: s.spec.Args, Env: s.spec.Env, Cwd: s.spec.Cwd, Hostname: s.spec.Hostname, Mounts: s.spec.Mounts,
-		Terminal: s.spec.Terminal, Stdout: os.Stdout, Stderr: os.Stderr,
+		Terminal: s.spec.Terminal, Columns: s.columns, Rows: s.rows,
 		Rootless: ns != nil, Single: ns != nil && ns.Single,
-	}
-	if s.spec.Stdin {
-		cfg.Stdin = os.Stdin
-	}
-	return cfg, nil
+	}, nil
 }
 
-// relay hands the signals that this process gets to the program.
-func (s *supervisor) relay(stop <-chan struct{}) {
+// relay hands the signals that this process gets to the program, to its end.
+func (s *supervisor) relay() {
 	for {
 		select {
 		case sig := <-s.signals:
 			if n, ok := sig.(unix.Signal); ok {
-				_ = s.process.Signal(n) // it may have ended
+				s.signal(n)
 			}
-		case <-stop:
+		case <-s.ended:
 			return
 		}
 	}
@@ -204,10 +343,14 @@ func (s *supervisor) relay(stop <-chan struct{}) {
 // end takes the view down and writes how it went; a container that was to be
 // removed is. failure is why the program could not be run.
 func (s *supervisor) end(code int, failure error) error {
-	var errs []error
+	if s.dir == 0 { // there is no container
+		return nil
+	}
+	errs := []error{s.door.close()}
 	if s.server != nil {
 		errs = append(errs, s.server.Unmount())
 	}
+	s.log.close()
 	errs = append(errs, s.removeGroup())
 	if s.spec.Remove {
 		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
@@ -216,34 +359,41 @@ func (s *supervisor) end(code int, failure error) error {
 		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)
 		errs = append(errs, tidyMountPoints(upper, s.chain.lowers))
 	}
-	if s.state.Status == Running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Up() {
 		s.state.Status, s.state.Finished = Exited, time.Now().UTC()
 	}
-	s.state.ExitCode, s.state.Init = code, Proc{}
+	// All is done but to tell: who reads this need not wait for this process.
+	s.state.ExitCode, s.state.Init, s.state.Supervisor = code, Proc{}, Proc{}
 	if failure != nil {
 		s.state.Error = failure.Error()
 	}
 	return errors.Join(append(errs, s.engine.writeState(s.spec.ID, s.state))...)
 }
 
-// The supervisor's ends of the gate, and of the socket to the foreground.
-const (
-	gateFD    = 3
-	consoleFD = 4
-)
+// controlFD is the supervisor's end of the connection to the one who started it.
+const controlFD = 3
 
-// sendConsole passes a descriptor of the terminal to the foreground.
-func sendConsole(console *os.File) error {
-	conn, err := console.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("send the terminal: %w", err)
+// farewellPatience is how long those who are to be told of the end may take.
+const farewellPatience = 2 * time.Second
+
+// farewell tells all who wait that the container has ended, and how.
+func (s *supervisor) farewell(starter *guest, code int, err error) {
+	for _, o := range s.out {
+		if o != nil {
+			o.closeAll()
+		}
 	}
-	var sent error
-	err = conn.Control(func(fd uintptr) {
-		sent = unix.Sendmsg(consoleFD, []byte{'c'}, unix.UnixRights(int(fd)), nil, unix.MSG_NOSIGNAL)
-	})
-	if err = errors.Join(err, sent, unix.Close(consoleFD)); err != nil {
-		return fmt.Errorf("send the terminal: %w", err)
+	s.ending = ending{code, err}
+	close(s.ended)
+	if s.process == nil && err != nil { // the program never ran
+		_ = starter.wire.send(reply{Event: eventFailed, Stage: code, Error: err.Error()}) // it may not listen
 	}
-	return nil
+	told := make(chan struct{})
+	go func() { s.owed.Wait(); close(told) }()
+	select {
+	case <-told:
+	case <-time.After(farewellPatience):
+	}
 }

@@ -1,0 +1,185 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/varvefs/varve/runner"
+)
+
+// ExecOptions are what `varve exec` asks for. Args is required.
+type ExecOptions struct {
+	Args     []string
+	Env      []string // NAME=value, over the container's own
+	Workdir  string   // absolute; "" for the container's own
+	Terminal bool
+	User     string // USER[:GROUP]; "" for the container's own
+
+	Privileged bool
+}
+
+// execution is what a supervisor is asked to run. Its descriptors are those of the
+// program, in the order of Streams, which are 0 to 2.
+type execution struct {
+	Args       []string `json:"args"`
+	Env        []string `json:"env,omitempty"`
+	Workdir    string   `json:"workdir,omitempty"`
+	Terminal   bool     `json:"terminal,omitempty"`
+	User       string   `json:"user,omitempty"`
+	Privileged bool     `json:"privileged,omitempty"`
+	Streams    []int    `json:"streams,omitempty"`
+	Columns    uint16   `json:"columns,omitempty"`
+	Rows       uint16   `json:"rows,omitempty"`
+}
+
+// Exec runs one more program in a container that runs, with the streams of attach
+// connected; nil is none. The supervisor of the container starts it, and tells how it
+// ended: the session is as that of Run, but the program's.
+func (e *Engine) Exec(name string, opt ExecOptions, attach *AttachOptions) (*Session, error) {
+	if opt.Workdir != "" && !filepath.IsAbs(opt.Workdir) {
+		return nil, fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", opt.Workdir)
+	}
+	c, state, err := e.findState(name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case state.Status == Restarting:
+		//lint:ignore ST1005 docker's words
+		return nil, fmt.Errorf("Container %s is restarting, wait until the container is running", c.ID)
+	case state.Paused():
+		//lint:ignore ST1005 docker's words
+		return nil, fmt.Errorf("Container %s is paused, unpause the container before exec", c.ID)
+	case !state.Up():
+		return nil, fmt.Errorf("container %s is not running", c.ID)
+	}
+	s := newSession(e, c.ID)
+	x := execution{Args: opt.Args, Env: opt.Env, Workdir: opt.Workdir, Terminal: opt.Terminal, User: opt.User, Privileged: opt.Privileged}
+	files, ours, err := s.execStreams(&x, attach)
+	if err != nil {
+		return nil, err
+	}
+	s.wire, err = e.call(c.ID, request{Do: doExec, Exec: &x}, files...)
+	closeAll(ours)
+	if errors.Is(err, errNotRunning) {
+		err = fmt.Errorf("container %s is not running", c.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	go s.listen()
+	return s, nil
+}
+
+// execStreams makes the descriptors of the program, pipes all of them, so that nothing
+// else of this machine is inside. Those for what it says are served here: a process that
+// it leaves behind does not keep the caller's pipe open.
+func (s *Session) execStreams(x *execution, attach *AttachOptions) (files, ours []*os.File, err error) {
+	if attach == nil {
+		return nil, nil, nil
+	}
+	x.Columns, x.Rows = attach.Columns, attach.Rows
+	if x.Terminal {
+		if attach.Stdout != nil { // the terminal itself comes back
+			s.screen = attach.Stdout
+		}
+		return nil, nil, nil
+	}
+	for stream, f := range []*os.File{attach.Stdin, attach.Stdout, attach.Stderr} {
+		if f == nil {
+			continue
+		}
+		x.Streams = append(x.Streams, stream)
+		if stream == 0 && isPipe(f) {
+			files = append(files, f)
+			continue
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(ours)
+			return nil, nil, fmt.Errorf("pipe: %w", err)
+		}
+		if stream == 0 {
+			s.setInput([]*os.File{w})
+			files, ours = append(files, r), append(ours, r)
+			continue
+		}
+		files, ours = append(files, w), append(ours, w)
+		s.carry(f, r)
+	}
+	return files, ours, nil
+}
+
+// exec runs a program for a guest, and tells how it ended.
+func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
+	defer closeAll(files)
+	process, err := s.execute(x, files)
+	if err != nil {
+		_ = g.wire.send(reply{Event: eventFailed, Stage: exitCodeOf(err), Error: err.Error()}) // it may be gone
+		return
+	}
+	if console := process.Console(); console != nil {
+		_ = g.wire.send(reply{Event: eventStarted, Files: 1}, console) // likewise
+		defer func() { _ = console.Close() }()                         // the guest has it
+	} else {
+		_ = g.wire.send(reply{Event: eventStarted}) // likewise
+	}
+	closeAll(files) // so that the guest's ends see the end of the program
+	code, err := process.Wait()
+	r := reply{Event: eventEnded, Code: code}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	_ = g.wire.send(r) // likewise
+}
+
+func (s *supervisor) execute(x *execution, files []*os.File) (*runner.Process, error) {
+	if len(x.Args) == 0 || len(x.Streams) != len(files) {
+		return nil, errors.New("exec: the streams and the descriptors do not fit, or there is no program")
+	}
+	cfg, err := s.config()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Args, cfg.Env, cfg.Terminal = x.Args, mergeEnv(cfg.Env, x.Env), x.Terminal
+	cfg.Columns, cfg.Rows = x.Columns, x.Rows
+	if x.Terminal {
+		cfg.Env = mergeEnv([]string{"TERM=xterm"}, cfg.Env)
+	}
+	if x.Workdir != "" {
+		cfg.Cwd = x.Workdir
+	}
+	for i, stream := range x.Streams {
+		switch stream {
+		case 0:
+			cfg.Stdin = files[i]
+		case 1:
+			cfg.Stdout = files[i]
+		case 2:
+			cfg.Stderr = files[i]
+		}
+	}
+	s.mu.Lock()
+	process, group := s.process, s.state.Group
+	s.mu.Unlock()
+	if process == nil {
+		return nil, errNotRunning
+	}
+	if cfg.Group, err = group.Open(); err != nil {
+		return nil, err
+	}
+	if cfg.Group != nil {
+		defer func() { _ = cfg.Group.Close() }() // a directory
+	}
+	cfg.Join = group.Joined()
+	s.spec.Sandbox.apply(&cfg, s.missing)
+	if s.spec.applyUser(&cfg); x.User != "" {
+		cfg.User, cfg.UserIsWish = x.User, false
+	}
+	if x.Privileged {
+		cfg.Capabilities, cfg.Unconfined = runner.AllCapabilities(), true
+	}
+	return process.Exec(cfg)
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/runner"
+)
+
+// ForwardedSignals are those that go on to the program of a container when its
+// foreground or its supervisor gets them.
+func ForwardedSignals() []os.Signal {
+	return []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+		unix.SIGWINCH, unix.SIGCONT, unix.SIGALRM}
+}
+
+// Create makes a container that does not run yet and returns its ID.
+func (e *Engine) Create(opt CreateOptions) (string, error) {
+	spec, err := newSpec(opt)
+	if err != nil {
+		return "", err
+	}
+	return spec.ID, e.create(spec, opt, State{Status: Created}, func() {})
+}
+
+// Run creates a container and starts its supervisor, which runs the program with the
+// streams of attach connected; nil is none of them. The record of the container is
+// durable before the program runs. To save time the supervisor is started first, and
+// waits for the record.
+func (e *Engine) Run(opt CreateOptions, attach *AttachOptions) (*Session, error) {
+	spec, err := newSpec(opt)
+	if err != nil {
+		return nil, err
+	}
+	s := newSession(e, spec.ID)
+	s.created = make(chan error, 1)
+	state, err := s.startSupervisor()
+	if err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
+	ready := make(chan struct{})
+	go func() { s.created <- e.create(spec, opt, state, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-s.created:
+		if err != nil {
+			return nil, s.giveUp(err)
+		}
+		s.created <- nil // both were ready at once
+	}
+	if err := s.ask(doBegin, attach, true, spec.Terminal); err != nil {
+		return nil, s.giveUp(err)
+	}
+	return s, nil
+}
+
+// giveUp ends the supervisor, which sees that nobody asks anything of it.
+func (s *Session) giveUp(cause error) error {
+	s.wire.close()
+	_, err := s.child.Wait()
+	return errors.Join(cause, err)
+}
+
+// startSupervisor starts one, to wait at the connection for what to do. It returns the
+// state of a container that has this supervisor, and has not run.
+func (s *Session) startSupervisor() (State, error) {
+	ours, theirs, err := wirePair()
+	if err != nil {
+		return State{}, err
+	}
+	s.wire = ours
+	state, err := s.startSelf(theirs)
+	if err = errors.Join(err, theirs.Close()); err != nil {
+		ours.close()
+	}
+	return state, err
+}
+
+func (s *Session) startSelf(theirs *os.File) (State, error) {
+	self := runner.Self{
+		Args:          []string{"varve", "supervise", s.ID},
+		Env:           environ(s.engine.Root()),
+		Stderr:        os.Stderr,          // until it has a file of its own
+		Files:         []*os.File{theirs}, // descriptor 3
+		Setsid:        true,               // it outlives this terminal
+		PrivateMounts: true,
+	}
+	var err error
+	if self.Userns, err = runner.PlanUserns(); err != nil {
+		return State{}, err
+	}
+	if s.child, err = runner.StartSelf(self); err != nil {
+		return State{}, err
+	}
+	s.Warning = s.child.Fallback
+	start, err := runner.ProcessStartTime(s.child.Pid())
+	return State{Status: Created, Supervisor: Proc{s.child.Pid(), start}}, err
+}
+
+// Start starts a container that does not run, found by any of its names, with the
+// streams of attach connected; nil is none. One that runs already is attached to, or
+// left alone: then the session is nil.
+func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
+	c, spec, err := e.container(name)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := e.lockContainer(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.release()
+	state, err := e.readState(c.ID)
+	switch {
+	case err != nil:
+		return nil, err
+	case state.Paused():
+		return nil, errors.New("cannot start a paused container, try unpause instead")
+	case state.Up():
+		if attach == nil {
+			return nil, nil
+		}
+		return e.attach(c.ID, spec, attach)
+	}
+	if err := end(state); err != nil { // what a supervisor that was killed left
+		return nil, err
+	}
+	s := newSession(e, c.ID)
+	fresh, err := s.startSupervisor()
+	if err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
+	state.Supervisor, state.Init = fresh.Supervisor, Proc{}
+	if err := e.writeState(c.ID, state); err != nil {
+		return nil, s.giveUp(err)
+	}
+	if err := s.ask(doBegin, attach, true, spec.Terminal); err != nil {
+		return nil, s.giveUp(err)
+	}
+	_ = s.Started() // Wait or Started tell of a failure; until then nobody else may start it
+	return s, nil
+}

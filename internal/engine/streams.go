@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/runner"
+)
+
+// streams are the descriptors 0 to 2 of one run of a program: the program's ends, and
+// the supervisor's.
+type streams struct {
+	theirs []*os.File
+	source [2]*os.File // what the program writes, by stream; a terminal is one
+	stdin  *os.File    // what it reads
+	flows  sync.WaitGroup
+}
+
+// openStreams makes pipes, and notes the program's ends in cfg. A terminal comes from
+// the init stage instead.
+func (s *supervisor) openStreams(cfg *runner.Config) (f *streams, err error) {
+	f = &streams{}
+	if s.spec.Terminal {
+		return f, nil
+	}
+	defer func() {
+		if err != nil {
+			f.closeTheirs()
+			f.closeOurs()
+		}
+	}()
+	for stream, end := range []**os.File{&cfg.Stdout, &cfg.Stderr} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return f, fmt.Errorf("pipe: %w", err)
+		}
+		f.source[stream], *end, f.theirs = r, w, append(f.theirs, w)
+	}
+	if fd, err := fileNumber(f.source[streamOut]); err == nil {
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, outflowSize) // who has many pipes gets small ones
+	}
+	switch {
+	case s.passed != nil:
+		cfg.Stdin = s.passed
+	case s.spec.Stdin:
+		r, w, err := os.Pipe()
+		if err != nil {
+			return f, fmt.Errorf("pipe: %w", err)
+		}
+		cfg.Stdin, f.stdin, f.theirs = r, w, append(f.theirs, r)
+	}
+	return f, nil
+}
+
+func (f *streams) closeTheirs() {
+	closeAll(f.theirs)
+	f.theirs = nil
+}
+
+func (f *streams) closeOurs() { closeAll([]*os.File{f.source[0], f.source[1], f.stdin}) }
+
+// flow begins to carry what the program writes. Preconditions: s.mu is held.
+func (f *streams) flow(s *supervisor, process *runner.Process) {
+	if console := process.Console(); console != nil {
+		f.source[streamOut], f.stdin = console, console
+	}
+	s.stdin = f.stdin
+	alive := func() bool {
+		select {
+		case <-process.Done():
+			return false
+		default:
+			return true
+		}
+	}
+	for stream, source := range f.source {
+		if source != nil {
+			f.flows.Go(func() { s.out[stream].pump(source, s.spec.Terminal, alive) })
+		}
+	}
+}
+
+// lastWords is how long what a program has left in its pipes may take to come out.
+// Somebody outside of the container may hold the pipes, too.
+const lastWords = 10 * time.Millisecond
+
+// settle waits until all that the program has written is where it belongs.
+// Preconditions: the program has ended.
+func (f *streams) settle() {
+	done := make(chan struct{})
+	go func() { f.flows.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(lastWords):
+		for _, source := range f.source {
+			if source != nil {
+				_ = source.SetReadDeadline(time.Now()) // it may have come to its end
+			}
+		}
+		<-done
+	}
+	if f.stdin != nil && f.stdin != f.source[streamOut] {
+		_ = f.stdin.Close() // nobody reads it
+	}
+}
+
+// resize gives the terminal a size.
+func resize(console *os.File, columns, rows uint16) error {
+	fd, err := fileNumber(console)
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	}
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,236 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+)
+
+// execName is argv[0] of the exec stage.
+const execName = "varve-exec"
+
+// targetFD is a descriptor of the exec stage, behind those of the init stage: the
+// container's process 1.
+const targetFD = 6
+
+// Exec runs cfg.Args as one more process of the container of p, and returns when the
+// program has been executed. Of cfg, Root, Hostname, Mounts and Tmpfs are not used:
+// they are the container's, whose Network has to be said again. A working directory that is missing is not made.
+//
+// The program ends with the container, if not before. The caller has to call Wait, and
+// to close Console if there is one. Errors are as those of [Start]; a container that
+// has ended is os.ErrProcessDone.
+//
+// A thread of this process takes the container's pid namespace for its children, and
+// starts the exec stage with that; it enters the other namespaces itself. So no path
+// is walked through the container's root here, where the caller serves it.
+func (p *Process) Exec(cfg Config) (*Process, error) {
+	cfg.Root = "/" // of the container, when it is looked at
+	cfg.Mounts, cfg.Tmpfs = nil, nil
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	config, err := writeOrder(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = config.Close() }() // a memfd
+	binary, err := openBinary()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = binary.Close() }() // only read
+	target, err := p.pidfd()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = target.Close() }() // a pidfd
+	ours, theirs, err := newLink()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.close()
+	child, err := enter(&cfg, target, config, theirs.file, binary)
+	theirs.close()
+	if err != nil {
+		return nil, err
+	}
+	if child.console, err = ours.awaitExec(); err != nil {
+		return nil, child.abandon(err)
+	}
+	return child, nil
+}
+
+// pidfd returns a descriptor of the process, while it is that one.
+func (p *Process) pidfd() (*os.File, error) {
+	fd, err := unix.PidfdOpen(p.Pid(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("enter the container: %w", errors.Join(os.ErrProcessDone, err))
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	if start, err := ProcessStartTime(p.Pid()); err != nil || start != p.startTime {
+		return nil, errors.Join(fmt.Errorf("enter the container: %w", os.ErrProcessDone), f.Close())
+	}
+	return f, nil
+}
+
+// enter starts the exec stage from a thread that ends then: what it has entered for
+// its children can not be left.
+func enter(cfg *Config, target, config, control, binary *os.File) (*Process, error) {
+	files := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr, config, control, binary, target}
+	if cfg.Terminal {
+		files[0], files[1], files[2] = nil, nil, nil
+	}
+	attr := &os.ProcAttr{Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if cfg.Group != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
+	}
+	p := &Process{done: make(chan struct{}), grouped: cfg.Group != nil}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWPID); err != nil {
+			started <- fmt.Errorf("enter the container: setns: %w", err)
+			return
+		}
+		started <- p.forkAs(execName, attr)
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	go p.await()
+	return p, nil
+}
+
+// await waits for a process that nobody has to watch over.
+func (p *Process) await() {
+	defer close(p.done)
+	state, err := p.proc.Wait()
+	if err != nil {
+		p.err = fmt.Errorf("wait for process %d: %w", p.proc.Pid, err)
+		return
+	}
+	p.code = exitCode(state)
+}
+
+// execStage is all that happens in the container before the program of Exec runs. It
+// does not return.
+func execStage() {
+	// Namespaces, capabilities and keyrings belong to the thread that will call execve.
+	runtime.LockOSThread()
+	control := &link{os.NewFile(controlFD, "varve-control")}
+	err := joinProgram(control)
+	if err = control.fail(err); err != nil {
+		fmt.Fprintln(os.Stderr, "varve: exec stage:", err)
+	}
+	os.Exit(125)
+}
+
+// joinProgram returns only with an error. Its steps are those of becomeProgram: what
+// has to be read outside is read first, then nothing outside can be reached.
+func joinProgram(control *link) error {
+	// The processes of the container must not look into this one, which has more
+	// rights than they.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
+	}
+	o, err := readOrder()
+	if err != nil {
+		return err
+	}
+	if err = errors.Join(enterGroups(o.Join), scoreOOM(o.OOMScoreAdj)); err != nil {
+		return err
+	}
+	if err = joinNamespaces(o.Network); err != nil {
+		return err
+	}
+	unix.Umask(0)
+	root, err := at.OpenRoot("/")
+	if err != nil {
+		return fmt.Errorf("open the container's root: %w", err)
+	}
+	if err = joinStreams(root, o, control); err != nil {
+		return err
+	}
+	if err = goToCwd(root, o.Cwd); err != nil {
+		return err
+	}
+	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
+		return err
+	}
+	if err = dropPrivileges(root, &o.Config); err != nil {
+		return err
+	}
+	program, err := lookUp(o.Args[0], o.Env)
+	if err != nil {
+		return err
+	}
+	return execute(control, program, o, false)
+}
+
+// joinNamespaces enters all namespaces of the container but that of pids, in which
+// this process was born. Its root and working directory are the container's then.
+func joinNamespaces(network Network) error {
+	// A mount namespace can be entered by a thread alone only if it shares no root
+	// directory with others.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	all := unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+	if network != HostNetwork { // that of the host may be nobody's to enter, and is ours already
+		all |= unix.CLONE_NEWNET
+	}
+	err := unix.Setns(targetFD, all)
+	if errors.Is(err, unix.ESRCH) {
+		return errors.New("the container has ended")
+	}
+	if err != nil {
+		return fmt.Errorf("enter the container: setns: %w", err)
+	}
+	return nil
+}
+
+// joinStreams makes descriptors 0 to 2 of what the caller left out.
+func joinStreams(root int, o *order, control *link) error {
+	dev, err := at.InRoot(root, "/dev", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dev) }() // only read
+	if !o.Terminal {
+		return openNull(dev, o.Null)
+	}
+	return joinTerminal(dev, &o.Config, control)
+}
+
+// joinTerminal makes one more terminal of the container's devpts, if it is one: /dev
+// is the container's to change.
+func joinTerminal(dev int, cfg *Config, control *link) error {
+	pts, err := at.OpenDir(dev, "pts")
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	defer func() { _ = unix.Close(pts) }() // only read
+	var st unix.Statfs_t
+	if err = unix.Fstatfs(pts, &st); err == nil && st.Type != unix.DEVPTS_SUPER_MAGIC {
+		err = errors.New("/dev/pts of the container is not the kernel's")
+	}
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	master, slave, _, err := newTerminal(pts, cfg)
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	defer func() { _ = unix.Close(master) }() // the parent has it then
+	if err = takeTerminal(slave); err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	return control.send(msgConsole, "", master)
+}
