@@ -135,17 +135,17 @@ func execStage() {
 // joinProgram returns only with an error. Its steps are those of becomeProgram: what
 // has to be read outside is read first, then nothing outside can be reached.
 func joinProgram(control *link) error {
-	// The processes of the container must not look into this one, which has more
-	// rights than they.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
-	}
 	o, err := readOrder()
 	if err != nil {
 		return err
 	}
 	if err = errors.Join(enterGroups(o.Join), scoreOOM(o.OOMScoreAdj)); err != nil {
 		return err
+	}
+	// The processes of the container must not look into this one, which has more
+	// rights than they.
+	if err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
 	if err = joinNamespaces(o.Network); err != nil {
 		return err
