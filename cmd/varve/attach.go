@@ -93,6 +93,9 @@ func (f *foreground) options(terminal bool) *engine.AttachOptions {
 	if f.stderr {
 		opt.Stderr = os.Stderr
 	}
+	if f.isRaw() {
+		opt.Restore = os.Stdin
+	}
 	if size, err := windowSize(); err == nil && terminal {
 		opt.Columns, opt.Rows = size.Col, size.Row
 	}
@@ -194,7 +197,7 @@ func (f *foreground) typeInto(s *engine.Session) (left bool) {
 // makeRaw has this terminal, if it is one, pass on every key; restore undoes it.
 func (f *foreground) makeRaw() (restore func(), err error) {
 	fd := int(os.Stdin.Fd())
-	if !f.stdin || !f.terminal || !term.IsTerminal(fd) {
+	if !f.isRaw() {
 		return func() {}, nil
 	}
 	old, err := term.MakeRaw(fd)
@@ -202,6 +205,11 @@ func (f *foreground) makeRaw() (restore func(), err error) {
 		return nil, err
 	}
 	return func() { _ = term.Restore(fd, old) }, nil // the terminal may be gone
+}
+
+// isRaw tells whether this terminal is to pass on every key.
+func (f *foreground) isRaw() bool {
+	return f.stdin && f.terminal && term.IsTerminal(int(os.Stdin.Fd()))
 }
 
 func windowSize() (*unix.Winsize, error) {

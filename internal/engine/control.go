@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -99,6 +100,62 @@ type guest struct {
 	taps       [2]*tap // where it hears the program, by stream
 	stdin      bool    // it may write to the program
 	foreground bool
+
+	mu       sync.Mutex    // guards all below
+	terminal *os.File      // its terminal, to be put back should it vanish; nil if there is none
+	settings *unix.Termios // how that was
+}
+
+// keepTerminal notes how the terminal of a guest is, and takes it over.
+func (g *guest) keepTerminal(f *os.File) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	settings, err := terminalSettings(f)
+	if err != nil || g.terminal != nil {
+		_ = f.Close() // it is no terminal
+		return
+	}
+	g.terminal, g.settings = f, settings
+}
+
+func terminalSettings(f *os.File) (*unix.Termios, error) {
+	fd, err := fileNumber(f)
+	if err != nil {
+		return nil, err
+	}
+	return unix.IoctlGetTermios(fd, unix.TCGETS)
+}
+
+// forgetTerminal leaves the terminal to its owner.
+func (g *guest) forgetTerminal() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	closeAll([]*os.File{g.terminal})
+	g.terminal = nil
+}
+
+// restoreTerminal puts the terminal of a guest that has vanished back to how it was:
+// kill -9 of a verb must not leave a terminal in which nothing can be typed.
+func (g *guest) restoreTerminal() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.terminal == nil {
+		return
+	}
+	if fd, err := fileNumber(g.terminal); err == nil {
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, g.settings) // it may be gone, too
+	}
+	_ = g.terminal.Close() // nothing was written
+	g.terminal = nil
+}
+
+// unwrap takes the terminal out of the descriptors of a request.
+func (g *guest) unwrap(r request, files []*os.File) []*os.File {
+	if !r.Restore || len(files) == 0 {
+		return files
+	}
+	g.keepTerminal(files[len(files)-1])
+	return files[:len(files)-1]
 }
 
 func (s *supervisor) newGuest(w *wire) *guest { return &guest{wire: w} }
@@ -111,7 +168,11 @@ func (s *supervisor) listen(g *guest) {
 		if err != nil {
 			return
 		}
-		if err := s.answer(g, r, files); err != nil {
+		if r.Do == doBye {
+			g.forgetTerminal()
+			return
+		}
+		if err := s.answer(g, r, g.unwrap(r, files)); err != nil {
 			_ = g.wire.send(reply{Event: eventFailed, Error: err.Error(), Stage: codeFailed}) // it may be gone
 		}
 	}
@@ -244,6 +305,7 @@ func (s *supervisor) dismiss(g *guest) {
 			s.out[stream].remove(t)
 		}
 	}
+	g.restoreTerminal()
 	g.wire.close()
 }
 
@@ -251,6 +313,7 @@ func (s *supervisor) dismiss(g *guest) {
 func (s *supervisor) tellTheEnd(g *guest) {
 	s.owed.Go(func() {
 		<-s.ended
+		g.forgetTerminal()
 		r := reply{Event: eventEnded, Code: s.ending.code}
 		if s.ending.err != nil {
 			r.Error = s.ending.err.Error()

@@ -61,7 +61,8 @@ func (e *Engine) Exec(name string, opt ExecOptions, attach *AttachOptions) (*Ses
 	if err != nil {
 		return nil, err
 	}
-	s.wire, err = e.call(c.ID, request{Do: doExec, Exec: &x}, files...)
+	r := request{Do: doExec, Exec: &x}
+	s.wire, err = e.call(c.ID, r, r.restore(files, attach)...)
 	closeAll(ours)
 	if errors.Is(err, errNotRunning) {
 		err = fmt.Errorf("container %s is not running", c.ID)
@@ -117,6 +118,7 @@ func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	defer closeAll(files)
 	process, err := s.execute(x, files)
 	if err != nil {
+		g.forgetTerminal()
 		_ = g.wire.send(reply{Event: eventFailed, Stage: exitCodeOf(err), Error: err.Error()}) // it may be gone
 		return
 	}
@@ -132,6 +134,7 @@ func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	if err != nil {
 		r.Error = err.Error()
 	}
+	g.forgetTerminal()
 	_ = g.wire.send(r) // likewise
 }
 

@@ -50,11 +50,13 @@ type AttachOptions struct {
 	Stdout, Stderr *os.File
 	// Columns and Rows are the size of the caller's terminal, 0 if there is none.
 	Columns, Rows uint16
+	// Restore is the caller's terminal, which he is about to change: the supervisor puts
+	// it back should he be killed. nil is none.
+	Restore *os.File
 }
 
 // attachment is what a session asks for. Its descriptors are pipes for the streams,
-// in their order, then the program's stdin, if that is passed, then the terminal to
-// restore.
+// in their order, then the program's stdin, if that is passed.
 type attachment struct {
 	Streams []int `json:"streams,omitempty"`
 	Stdin   bool  `json:"stdin,omitempty"`
@@ -91,6 +93,7 @@ func (s *Session) ask(do string, opt *AttachOptions, foreground, terminal bool) 
 		}
 		r.Attach.Foreground = foreground
 	}
+	files = r.restore(files, opt)
 	r.Files = len(files)
 	err := s.wire.send(r, files...)
 	closeAll(ours)
@@ -99,6 +102,15 @@ func (s *Session) ask(do string, opt *AttachOptions, foreground, terminal bool) 
 	}
 	go s.listen()
 	return nil
+}
+
+// restore adds the terminal to be put back.
+func (r *request) restore(files []*os.File, opt *AttachOptions) []*os.File {
+	if opt == nil || opt.Restore == nil {
+		return files
+	}
+	r.Restore = true
+	return append(files, opt.Restore)
 }
 
 // connect makes the pipes of the streams. A stream of the caller's that is a pipe is
@@ -237,7 +249,10 @@ func (s *Session) Signal(sig unix.Signal) error {
 }
 
 // HangUp lets the container go on alone; Wait returns.
-func (s *Session) HangUp() { s.wire.hangUp() }
+func (s *Session) HangUp() {
+	_ = s.wire.send(request{Do: doBye}) // it may have ended
+	s.wire.hangUp()
+}
 
 // Detach is HangUp in the place of Wait.
 func (s *Session) Detach() error {

@@ -82,7 +82,7 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 	}
 	starter := s.newGuest(w)
 	if err = s.begin(id); err == nil {
-		err = s.admit(starter, first.Attach, files)
+		err = s.admit(starter, first.Attach, starter.unwrap(first, files))
 	}
 	if err == nil {
 		code, err = s.live(starter)

@@ -40,6 +40,9 @@ type request struct {
 	Exec   *execution   `json:"exec,omitempty"`
 	Signal unix.Signal  `json:"signal,omitempty"`
 	Ack    bool         `json:"ack,omitempty"` // answer when the signal is sent
+	// Restore says that the last descriptor is the terminal of the one who asks, to be put
+	// back to how it is should he vanish.
+	Restore bool `json:"restore,omitempty"`
 }
 
 // What can be asked.
@@ -49,6 +52,7 @@ const (
 	doSignal = "signal"
 	doStop   = "stop" // answered when the container has ended
 	doWait   = "wait" // likewise
+	doBye    = "bye"  // he will hang up now, and has put his terminal back himself
 	doExec   = "exec" // answered when the program has started, and when it has ended
 )
 
