@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed programs clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed programs start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ killed: setup ## kill 300 processes that write to a store, each at a random mome
 
 programs: build ## run git, make, apt, databases and others in views (IO, OPTIONS, PROGRAMS: names), as root
 	@IO='$(IO)' OPTIONS='$(OPTIONS)' scripts/programs.sh $(PROGRAMS)
+
+start-profile: build ## where the milliseconds of a start go (ROUNDS=10), as root
+	@ROUNDS='$(or $(filter-out 5,$(ROUNDS)),10)' scripts/start-profile.sh
 
 clean: ## remove what was built
 	rm -rf bin

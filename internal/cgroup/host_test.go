@@ -1,9 +1,16 @@
 package cgroup
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/testenv"
 )
 
 func TestParse(t *testing.T) {
@@ -40,4 +47,47 @@ func TestParse(t *testing.T) {
 		h := parse(c.places, c.mounts)
 		require.Equal(t, Host{c.unified, c.v1}, h, name)
 	}
+}
+
+// A controller of version 2 is handed down to where groups can have it; who has no
+// hand on it is told so.
+func TestPlaceHandsControllersDown(t *testing.T) {
+	testenv.Root(t)
+	host, err := Find()
+	require.NoError(t, err)
+	controllers := read(host.unified.mount, "cgroup.controllers")
+	if host.unified.mount == "" || len(controllers) == 0 {
+		t.Skip("needs a controller in the control group tree of version 2: boot with cgroup_no_v1=hugetlb")
+	}
+	one := controllers[:1]
+	top := filepath.Join(host.unified.mount, fmt.Sprintf("varve-test-place-%d", os.Getpid()))
+	require.NoError(t, os.MkdirAll(filepath.Join(top, "own"), 0o755))
+	defer func() { require.NoError(t, removeDir(top)) }()
+	before := read(host.unified.mount, "cgroup.subtree_control")
+	defer func() {
+		for _, c := range without(one, before) {
+			require.NoError(t, set(host.unified.mount, "cgroup.subtree_control", "-"+c))
+		}
+	}()
+	require.True(t, enable(host.unified.mount, one))
+	defer func() { require.NoError(t, set(top, "cgroup.subtree_control", "-"+one[0])) }()
+
+	// Where a process is there are no limits beside it, so the one above is taken.
+	cmd := exec.Command("sleep", "1000")
+	own, err := os.Open(filepath.Join(top, "own"))
+	require.NoError(t, err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(own.Fd()), Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, cmd.Start())
+	require.NoError(t, own.Close())
+	defer func() {
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait() // killed
+	}()
+	require.True(t, enable(top, one))
+	dir, found := tree{top, filepath.Join(top, "own")}.place(one)
+	require.True(t, found)
+	require.Equal(t, top, dir)
+	_, found = tree{top, filepath.Join(top, "own")}.place([]string{"no-such-controller"})
+	require.False(t, found)
+	require.Equal(t, []string{fmt.Sprint(cmd.Process.Pid)}, read(filepath.Join(top, "own"), procsName), "a stranger was not moved")
 }
