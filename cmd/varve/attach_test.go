@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -102,6 +106,33 @@ func TestManyExecs(t *testing.T) {
 		wg.Wait()
 		for _, err := range errs {
 			require.NoError(t, err)
+		}
+		h.ok(t, "rm", "-f", "up")
+	})
+}
+
+// TestExecLosesNothing sends more than any pipe holds through a program, from a pipe and
+// from a file, to a pipe that is read late.
+func TestExecLosesNothing(t *testing.T) {
+	eachUser(t, func(t *testing.T, h *home) {
+		h.ok(t, "run", "-d", "--name", "up", "small:1", "sleep", "1000")
+		data := bytes.Repeat([]byte("binary\x00\xff\r\n"), 300_000)
+		name := filepath.Join(t.TempDir(), "data")
+		require.NoError(t, os.WriteFile(name, data, 0o600))
+		file, err := os.Open(name)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, file.Close()) }()
+		for _, stdin := range []io.Reader{bytes.NewReader(data), file} {
+			cmd := h.command(t.Context(), "exec", "-i", "up", "cat")
+			cmd.Stdin, cmd.Stderr = stdin, os.Stderr
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			time.Sleep(200 * time.Millisecond)
+			out, err := io.ReadAll(stdout)
+			require.NoError(t, err)
+			require.NoError(t, cmd.Wait())
+			require.True(t, bytes.Equal(data, out), "%d of %d bytes", len(out), len(data))
 		}
 		h.ok(t, "rm", "-f", "up")
 	})

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/varvefs/varve/runner"
 )
 
@@ -97,10 +99,10 @@ func (s *Session) execStreams(x *execution, attach *AttachOptions) (files, ours 
 			files = append(files, f)
 			continue
 		}
-		r, w, err := os.Pipe()
+		r, w, err := blockingPipe()
 		if err != nil {
 			closeAll(ours)
-			return nil, nil, fmt.Errorf("pipe: %w", err)
+			return nil, nil, err
 		}
 		if stream == 0 {
 			s.setInput([]*os.File{w})
@@ -111,6 +113,16 @@ func (s *Session) execStreams(x *execution, attach *AttachOptions) (files, ours 
 		s.carry(f, r)
 	}
 	return files, ours, nil
+}
+
+// blockingPipe is os.Pipe for a program: its end has to block, and the flags of a
+// descriptor that is passed on are those it was made with.
+func blockingPipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
 // exec runs a program for a guest, and tells how it ended.
