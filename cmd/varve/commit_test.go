@@ -45,3 +45,30 @@ func TestCommitPauses(t *testing.T) {
 		require.Equal(t, 137, exitCode(t, cmd.Wait()))
 	})
 }
+
+// TestKilledCommitLetsGo: a container goes on when the commit that stopped it is killed.
+func TestKilledCommitLetsGo(t *testing.T) {
+	testenv.FUSE(t)
+	eachUser(t, func(t *testing.T, h *home) {
+		cmd, _ := h.start(t, "--name", "busy", "small:1", "sh", "-c",
+			"mkdir /many; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i > /many/$i; done; echo ready; while :; do echo x >> /lines; done")
+		h.isUp(t)
+		for range 3 {
+			commit := h.command(t.Context(), "commit", "busy", "never:1")
+			require.NoError(t, commit.Start())
+			for !h.state(t).Paused() && !ended(commit.Process.Pid) {
+			} // it may be too quick to be seen
+			_ = commit.Process.Kill() // it may have ended
+			_ = commit.Wait()
+			testenv.Eventually(t, "the container goes on", func() bool { return !h.state(t).Paused() })
+		}
+		h.ok(t, "rm", "-f", "busy")
+		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+	})
+}
+
+// ended tells whether a child has ended and waits to be waited for.
+func ended(pid int) bool {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return err != nil || strings.Contains(string(raw), ") Z ")
+}

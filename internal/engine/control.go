@@ -99,6 +99,7 @@ type guest struct {
 	wire       *wire
 	taps       [2]*tap // where it hears the program, by stream
 	stdin      bool    // it may write to the program
+	holds      bool    // it has the programs stand still
 	foreground bool
 
 	mu       sync.Mutex    // guards all below
@@ -205,6 +206,11 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 	case doExec:
 		go s.exec(g, r.Exec, files)
 		return nil
+	case doHold:
+		return s.hold(g)
+	case doRelease:
+		s.release(g)
+		return g.wire.send(reply{Event: eventDone})
 	}
 	closeAll(files)
 	return fmt.Errorf("%q is nothing that this varve knows: is the container of a newer one?", r.Do)
@@ -306,6 +312,7 @@ func (s *supervisor) dismiss(g *guest) {
 		}
 	}
 	g.restoreTerminal()
+	s.release(g)
 	g.wire.close()
 }
 

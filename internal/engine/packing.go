@@ -50,7 +50,7 @@ func (p *packing) packInto(dir string) (archive.Unpacked, error) {
 		return archive.Unpacked{}, err
 	}
 	var diff archive.Unpacked
-	if err = p.snapshot(state, stage.Path()); err == nil {
+	if err = p.snapshot(stage.Path()); err == nil {
 		diff, err = p.packFrom(stage.Path(), dir, true)
 	}
 	return diff, errors.Join(err, stage.Discard())
@@ -62,7 +62,7 @@ const fewBytes = 4 << 20
 // snapshot copies the upper of a running container to dir. What takes long is done while
 // its programs run, so that they stand still only while the copy is compared with the
 // upper, and what they changed meanwhile is copied again.
-func (p *packing) snapshot(state State, dir string) (err error) {
+func (p *packing) snapshot(dir string) error {
 	s, err := archive.NewSnapshot(p.upper, dir)
 	if err != nil {
 		return err
@@ -77,10 +77,14 @@ func (p *packing) snapshot(state State, dir string) (err error) {
 			break
 		}
 	}
-	if p.warning, err = state.freeze(); err != nil {
+	release, warning, err := p.engine.hold(p.spec.ID)
+	if err != nil {
 		return fmt.Errorf("pause the container: %w; with --pause=false it goes on while it is copied", err)
 	}
-	return errors.Join(s.Finish(), state.thaw())
+	p.warning = warning
+	err = s.Finish()
+	release()
+	return err
 }
 
 // packFrom packs the directory upper, which is the container's or a copy to be used up.

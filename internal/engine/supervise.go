@@ -43,6 +43,9 @@ type supervisor struct {
 	ending ending
 	owed   sync.WaitGroup // of those who are to be told
 
+	holding sync.Mutex // guards holders, and is held while the programs are stopped or let go
+	holders int        // guests for whom they stand still
+
 	mu       sync.Mutex // guards all below
 	state    State
 	process  *runner.Process // nil while there is none

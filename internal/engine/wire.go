@@ -54,6 +54,9 @@ const (
 	doWait   = "wait" // likewise
 	doBye    = "bye"  // he will hang up now, and has put his terminal back himself
 	doExec   = "exec" // answered when the program has started, and when it has ended
+
+	doHold    = "hold" // answered when all programs stand still, which they do until he lets go or hangs up
+	doRelease = "release"
 )
 
 // A reply tells what has come of a request.
