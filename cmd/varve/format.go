@@ -95,13 +95,20 @@ func printJSON[T any](w io.Writer, rows []T) error {
 
 func parseTemplate(text string) (*template.Template, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
-		"json":  func(v any) (string, error) { raw, err := json.Marshal(v); return string(raw), err },
+		"json":  plainJSON,
 		"lower": strings.ToLower, "upper": strings.ToUpper, "join": strings.Join, "split": strings.Split,
 	}).Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("--format: %w", err)
 	}
 	return t, nil
+}
+
+// plainJSON is v on one line, with <, > and & as they are, as docker writes them.
+func plainJSON(v any) (string, error) {
+	var b strings.Builder
+	err := printJSON(&b, []any{v})
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 // unescape reads \t and \n, which a shell passes on as they are.

@@ -20,7 +20,7 @@ func TestListFormats(t *testing.T) {
 		"{{.ID}}":               "1\n22\n",
 		`{{.ID}}\t{{.Size}}`:    "1\t2B\n22\t3B\n",
 		"table {{.Size}}":       "SIZE\n2B\n3B\n",
-		"{{json .CreatedBy}}":   "\"\\u003csh\\u003e\"\n\"\"\n",
+		"{{json .CreatedBy}}":   "\"<sh>\"\n\"\"\n",
 		"{{upper .CreatedBy}}.": "<SH>.\n.\n",
 	} {
 		var out bytes.Buffer

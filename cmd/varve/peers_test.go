@@ -6,10 +6,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +146,7 @@ func (p *peers) podman(t *testing.T) {
 		require.Equal(t, p.tree, p.varveTree(t, "localhost/peers:1"), format)
 	}
 	p.podmanCommit(t)
+	p.podmanImport(t)
 }
 
 func (p *peers) podTree(t *testing.T, image string) string {
@@ -186,6 +190,81 @@ func (p *peers) podmanCommit(t *testing.T) {
 		require.Equal(t, want, p.varveTree(t, "localhost/committed:1"), format)
 		rows := p.varve(t, "history", "--no-trunc", "--format", "{{.CreatedAt}}|{{.CreatedBy}}|{{.Comment}}", "localhost/committed:1")
 		require.Equal(t, p.podHistory(t, "committed:1"), strings.TrimSpace(rows), format)
+	}
+}
+
+// podmanImport has podman commit on top of what it imported, and compares all that
+// both tell of each row.
+func (p *peers) podmanImport(t *testing.T) {
+	t.Helper()
+	p.pod(t, "import", "-q", "-m", "the root", "-c", "ENV COLOUR=green", testenv.Busybox(t).Tar, "imported:1")
+	id := p.pod(t, append(append([]string{"create", "--network=none"}, limits...), "imported:1", "/bin/true")...)
+	p.command(t, "sh", "-c", `cd "$0" && rm etc/motd && mkdir made && echo 12345 > made/file && ln made/file made/link`, p.pod(t, "mount", id))
+	p.pod(t, "unmount", id)
+	p.pod(t, "commit", "-q", "-f", "docker", "-m", "by podman", "-c", "CMD [\"/bin/true\"]", id, "imported:2")
+	p.pod(t, "rm", id)
+	file := filepath.Join(p.dir, "imported.tar")
+	p.pod(t, "save", "-q", "-m", "-o", file, "imported:1", "imported:2")
+	p.store(t, "imported")
+	p.varve(t, "load", "-i", file)
+	var list []struct {
+		ID, CreatedBy, Comment string
+		Created                time.Time
+		Size                   int64
+	}
+	require.NoError(t, json.Unmarshal([]byte(p.pod(t, "history", "--no-trunc", "--format", "json", "imported:2")), &list))
+	layers := p.layersOf(t, file, "localhost/imported:2")
+	require.Len(t, list, len(layers))
+	var want strings.Builder
+	for i, h := range list {
+		// podman leaves "sha256:" away, and its size is that of the tar, with headers
+		// and padding, where varve's and docker's is that of the files in it.
+		layer := layers[len(layers)-1-i]
+		require.Equal(t, int64(len(layer)), h.Size)
+		fmt.Fprintf(&want, "sha256:%s|%s|%s|%d|%s\n", h.ID, h.Created.UTC().Format(time.RFC3339), h.CreatedBy, dataOf(t, layer), h.Comment)
+	}
+	row := "{{.ID}}|{{.CreatedAt}}|{{.CreatedBy}}|{{.Size}}|{{.Comment}}"
+	require.Equal(t, want.String(), p.varve(t, "history", "--no-trunc", "-H=false", "--format", row, "localhost/imported:2"))
+}
+
+// layersOf are the layers of an image in an archive of docker's form, the lowest first.
+func (p *peers) layersOf(t *testing.T, archive, image string) (layers [][]byte) {
+	t.Helper()
+	var manifest []struct{ RepoTags, Layers []string }
+	require.NoError(t, json.Unmarshal([]byte(p.command(t, "tar", "-xOf", archive, "manifest.json")), &manifest))
+	for _, m := range manifest {
+		if !slices.Contains(m.RepoTags, image) {
+			continue
+		}
+		dir := t.TempDir()
+		p.command(t, "tar", append([]string{"-C", dir, "-xf", archive}, m.Layers...)...)
+		for _, name := range m.Layers {
+			raw, err := os.ReadFile(filepath.Join(dir, name))
+			require.NoError(t, err)
+			layers = append(layers, raw)
+		}
+	}
+	return layers
+}
+
+// dataOf is how many bytes the regular files of a layer have.
+func dataOf(t *testing.T, layer []byte) (size int64) {
+	t.Helper()
+	for _, h := range headersOf(t, layer) {
+		size += h.Size
+	}
+	return size
+}
+
+func headersOf(t *testing.T, layer []byte) (list []*tar.Header) {
+	t.Helper()
+	for r := tar.NewReader(bytes.NewReader(layer)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return list
+		}
+		require.NoError(t, err)
+		list = append(list, h)
 	}
 }
 
@@ -236,6 +315,72 @@ func (p *peers) docker(t *testing.T) {
 	require.ElementsMatch(t, []string{"Loaded image: peers:1", "Loaded image: peers:base", ""}, strings.Split(p.varve(t, "load", "-i", file), "\n"))
 	require.Equal(t, want, p.meta(t, "peers:1"))
 	require.Equal(t, p.tree, p.varveTree(t, "peers:1"))
+	p.dockerBuild(t, docker)
+}
+
+// dockerBuild has docker build an image, and save and load it, so that docker has it
+// without its steps, as varve does: then each row of its history is the same here.
+func (p *peers) dockerBuild(t *testing.T, docker func(args ...string) string) {
+	t.Helper()
+	t.Setenv("DOCKER_BUILDKIT", "0") // the other builder is a program of its own
+	dir := t.TempDir()
+	links := p.buildContext(t, dir)
+	docker("build", "-q", "--network=none", "-t", "built:1", dir)
+	file := filepath.Join(p.dir, "built.tar")
+	docker("save", "-o", file, "built:1")
+	docker("rmi", "-f", "built:1")
+	docker("load", "-q", "-i", file)
+	p.store(t, "built")
+	p.varve(t, "load", "-i", file)
+	require.Equal(t, "0 problems.\n", p.lastWords(t, "system", "check", "--deep"))
+	rows := func(list string) [][]string {
+		var rows [][]string
+		for line := range strings.Lines(list) {
+			rows = append(rows, strings.Split(strings.TrimSuffix(line, "\n"), "|"))
+		}
+		return rows
+	}
+	history := []string{"history", "--no-trunc", "-H=false", "--format", "{{.ID}}|{{.CreatedAt}}|{{.CreatedBy}}|{{.Size}}|{{.Comment}}", "built:1"}
+	want, got := rows(docker(history...)), rows(p.varve(t, history...))
+	require.Len(t, want, 9)
+	// docker's overlay2 counts the targets of symbolic links as data. Only the root
+	// has any. varve counts regular files, as docker does on other drivers.
+	root := want[len(want)-1]
+	bytes, err := strconv.Atoi(root[3])
+	require.NoError(t, err)
+	root[3] = strconv.Itoa(bytes - links)
+	require.Equal(t, want, got)
+	sizes := []string{"history", "--format", "{{.Size}}", "built:1"}
+	require.Equal(t, rows(docker(sizes...))[:8], rows(p.varve(t, sizes...))[:8], "for people")
+	config := []string{"inspect", "-f", "{{json .Config.Cmd}} {{json .Config.Env}} {{json .Config.Labels}} {{.Config.User}} {{.Config.WorkingDir}}", "built:1"}
+	require.Equal(t, docker(config...)+"\n", p.varve(t, config...))
+}
+
+// buildContext writes what docker builds from, and tells how long the targets of the
+// root's symbolic links are together.
+func (p *peers) buildContext(t *testing.T, dir string) (links int) {
+	t.Helper()
+	raw, err := os.ReadFile(testenv.Busybox(t).Tar)
+	require.NoError(t, err)
+	for _, h := range headersOf(t, raw) {
+		if h.Typeflag == tar.TypeSymlink {
+			links += len(h.Linkname)
+		}
+	}
+	for name, text := range map[string]string{"root.tar": string(raw), "file": "five\n", "Dockerfile": `FROM scratch
+ADD root.tar /
+COPY file /data/file
+ENV A=b C="d  e"
+LABEL key="a <value> & more"
+WORKDIR /made
+USER 5:6
+USER 0
+RUN rm /data/file && dd if=/dev/zero of=/big bs=1M count=3 && ln /big /made/link && echo "a	tab ü" > /made/tab && chown 9 /made
+CMD ["/bin/sh", "-c", "cat /made/tab"]
+`} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	return links
 }
 
 // dockerd starts a daemon without a network, until the test ends, and returns what
