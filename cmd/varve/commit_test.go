@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -71,4 +72,53 @@ func TestKilledCommitLetsGo(t *testing.T) {
 func ended(pid int) bool {
 	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	return err != nil || strings.Contains(string(raw), ") Z ")
+}
+
+// mapper maps a file of the container, changes it, and says so. It never syncs.
+const mapper = `package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+func main() {
+	f, err := os.Create("/mapped")
+	if err == nil {
+		err = f.Truncate(8192)
+	}
+	if err != nil {
+		panic(err)
+	}
+	p, err := syscall.Mmap(int(f.Fd()), 0, 8192, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		panic(err)
+	}
+	copy(p[5000:], "written through a mapping")
+	fmt.Println("ready")
+	time.Sleep(time.Hour)
+}
+`
+
+// TestCommitHasMappedWrites: what a program has written through a mapping is in the image
+// of the running container, though the kernel has not written it yet.
+func TestCommitHasMappedWrites(t *testing.T) {
+	testenv.FUSE(t)
+	dir := testenv.Dir(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(mapper), 0o644))
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "mapper"), filepath.Join(dir, "main.go"))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, os.Chmod(filepath.Join(dir, "mapper"), 0o755))
+	eachUser(t, func(t *testing.T, h *home) {
+		cmd, _ := h.start(t, "--name", "maps", "-v", dir+":/m:ro", "small:1", "/m/mapper")
+		h.isUp(t)
+		h.ok(t, "commit", "maps", "mapped:1")
+		require.Equal(t, "written through a mapping", h.ok(t, "run", "--rm", "mapped:1", "sh", "-c", "dd if=/mapped bs=1 skip=5000 count=25 2>/dev/null"))
+		h.ok(t, "rm", "-f", "maps")
+		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+	})
 }

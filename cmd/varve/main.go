@@ -103,7 +103,7 @@ func (c *cli) command() *cobra.Command {
 		c.run(), c.create(), c.start(), c.stop(), c.restart(), c.kill(), c.pause(), c.unpause(), c.wait(), c.exec(), c.attach(),
 		c.logs(), c.rename(), c.ps(), c.rm(), c.images(), c.diff(), c.commit(), c.history(), c.inspect(), c.importVerb(), c.save(),
 		c.load(), c.export(), c.pull(), c.push(), c.tag(), c.rmi(), c.mount(), c.check(), c.system(), c.doctor(), c.version(),
-		c.supervise(), c.sweep(), c.index(), c.probe(),
+		c.supervise(), c.sweep(), c.index(), c.probe(), c.flush(),
 	)
 	return root
 }

@@ -51,3 +51,13 @@ func (c *cli) index() *cobra.Command {
 		},
 	}
 }
+
+// flush is the hidden verb that a supervisor has a process of its own do, since it must
+// not wait for the view that it serves.
+func (c *cli) flush() *cobra.Command {
+	return &cobra.Command{
+		Use: "flush DIR", Hidden: true, Args: exactArgs(1),
+		Short: "Have the kernel write what programs have changed in mapped files (varve commit has it done)",
+		RunE:  func(_ *cobra.Command, args []string) error { return engine.Flush(args[0]) },
+	}
+}

@@ -1,6 +1,16 @@
 package engine
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/runner"
+)
 
 // hold has the programs of the container stand still for a guest. That the supervisor does
 // so, and not the verb that asks, has two reasons: it may signal and freeze them whoever
@@ -20,6 +30,9 @@ func (s *supervisor) hold(g *guest) error {
 		if err != nil {
 			return err
 		}
+		if err := s.flush(); err != nil {
+			return errors.Join(err, state.thaw()) // as if it had not begun
+		}
 		if warning != nil {
 			r.Error = warning.Error()
 		}
@@ -29,6 +42,35 @@ func (s *supervisor) hold(g *guest) error {
 		s.holders++
 	}
 	return g.wire.send(r)
+}
+
+// flush has all that programs have written reach the upper, also through shared mappings,
+// which the kernel writes when it likes. A process of its own does it: this one answers
+// those writes.
+func (s *supervisor) flush() error {
+	view := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName)
+	child, err := runner.StartSelf(runner.Self{Args: []string{"varve", "flush", view}, Stderr: os.Stderr})
+	if err != nil {
+		return fmt.Errorf("write what is in mapped files: %w", err)
+	}
+	code, err := child.Wait()
+	if err == nil && code != 0 {
+		err = fmt.Errorf("exit code %d", code)
+	}
+	if err != nil {
+		return fmt.Errorf("write what is in mapped files: %w", err)
+	}
+	return nil
+}
+
+// Flush has the kernel write all that was changed in the file system that dir is on.
+func Flush(dir string) error {
+	fd, err := at.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // only read
+	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
 }
 
 // release lets them go on, if no other guest holds them.
