@@ -44,6 +44,7 @@ func TestPeers(t *testing.T) {
 	require.NotContains(t, p.tree, "|opaque/below|")
 	p.saved = filepath.Join(p.dir, "saved.tar")
 	p.varve(t, "save", "-o", p.saved, "peers:1", "peers:base")
+	t.Run("varve", p.again)
 	t.Run("podman", p.podman)
 	t.Run("umoci", p.umoci)
 	t.Run("docker", p.docker)
@@ -127,6 +128,33 @@ func (p *peers) meta(t *testing.T, image string) string {
 	t.Helper()
 	return p.varve(t, "inspect", "-f", "{{.ID}} {{json .RootFS.Layers}} {{json .Config}} {{.Created}} {{.Author}}", image) +
 		p.varve(t, "history", "--no-trunc", "-H=false", "--format", "{{.CreatedAt}}|{{.CreatedBy}}|{{.Size}}|{{.Comment}}", image)
+}
+
+// again loads what varve saved, with a file of zeros and one that was sparse in the
+// tar: both have the same data, and holes.
+func (p *peers) again(t *testing.T) {
+	sparse := filepath.Join(t.TempDir(), "sparse.tar")
+	p.command(t, "sh", "-c", `cd "$0" && truncate -s 16M holes && echo end >> holes && tar -Scf "$1" holes`, t.TempDir(), sparse)
+	p.store(t, "first")
+	p.varve(t, "import", sparse, "peers:sparse")
+	file := filepath.Join(p.dir, "again.tar")
+	p.varve(t, "save", "-o", file, "peers:1", "peers:sparse")
+	p.store(t, "again")
+	p.varve(t, "load", "-i", file)
+	require.Equal(t, p.tree, p.varveTree(t, "peers:1"))
+	require.Equal(t, "0 problems.\n", p.lastWords(t, "system", "check", "--deep"))
+	found, err := filepath.Glob(filepath.Join(p.root, "layers", "*", "diff", "holes"))
+	require.NoError(t, err)
+	more, err := filepath.Glob(filepath.Join(p.root, "layers", "*", "diff", "data", "holes"))
+	require.NoError(t, err)
+	found = append(found, more...)
+	require.Len(t, found, 2)
+	for _, name := range found {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(name, &st))
+		require.Greater(t, st.Size, int64(8<<20))
+		require.Less(t, st.Blocks*512, int64(1<<20), "%s has its zeros on the disk", name)
+	}
 }
 
 func (p *peers) podman(t *testing.T) {
@@ -457,6 +485,7 @@ func (p *peers) original(t *testing.T) string {
 			add(w, tar.Header{Typeflag: tar.TypeDir, Name: "data/", Mode: 0o750, Uid: 1}, "")
 			add(w, tar.Header{Typeflag: tar.TypeReg, Name: "data/.wh.gone"}, "")
 			add(w, tar.Header{Typeflag: tar.TypeReg, Name: "data/new", Mode: 0o640, Uid: 70_000}, strings.Repeat("new ", 10_000))
+			add(w, tar.Header{Typeflag: tar.TypeReg, Name: "data/holes", Mode: 0o644}, "begin"+strings.Repeat("\x00", 8<<20)+"end")
 			add(w, tar.Header{Typeflag: tar.TypeDir, Name: "opaque/", Mode: 0o1777}, "")
 			add(w, tar.Header{Typeflag: tar.TypeReg, Name: "opaque/.wh..wh..opq"}, "")
 			add(w, tar.Header{Typeflag: tar.TypeReg, Name: "opaque/above", Mode: 0o644}, "above")

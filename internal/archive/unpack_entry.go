@@ -191,14 +191,28 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
+// Blocks of zeros are left out of files. In a plain file, which may have had holes
+// before a tar wrote them out, they are long, so that it is not cut into many extents.
+const (
+	sparseBlock = 4 << 10
+	plainBlock  = 64 << 10
+)
+
+var zeros [plainBlock]byte
+
 func (u *unpacker) copy(fd int, size int64, sparse bool) error {
-	done := int64(0)
+	block := plainBlock
+	if sparse {
+		block = sparseBlock
+	}
+	done, written := int64(0), int64(0)
 	for {
 		n, err := u.tar.Read(u.buf)
-		if werr := writeAt(fd, u.buf[:n], done, sparse); werr != nil {
+		end, werr := writeAt(fd, u.buf[:n], done, block)
+		if werr != nil {
 			return werr
 		}
-		done += int64(n)
+		done, written = done+int64(n), max(written, end)
 		if err == io.EOF {
 			break
 		}
@@ -209,32 +223,49 @@ func (u *unpacker) copy(fd int, size int64, sparse bool) error {
 	if done != size {
 		return fmt.Errorf("%w: it has %d bytes and says %d", ErrNotTar, done, size)
 	}
-	if sparse {
+	if written < size { // it ends in a hole
 		return os.NewSyscallError("ftruncate", unix.Ftruncate(fd, size))
 	}
 	return nil
 }
 
-var zeros [4096]byte
-
-// writeAt writes p at off; with holes it leaves out blocks of zeros.
-func writeAt(fd int, p []byte, off int64, holes bool) error {
+// writeAt writes p at off without its blocks of zeros, and returns where the last
+// byte that it wrote ends, 0 if there is none.
+func writeAt(fd int, p []byte, off int64, block int) (end int64, err error) {
 	for len(p) > 0 {
-		piece := p
-		if holes {
-			piece = p[:min(len(p), len(zeros)-int(off%int64(len(zeros))))]
-			if bytes.Equal(piece, zeros[:len(piece)]) {
-				p, off = p[len(piece):], off+int64(len(piece))
-				continue
+		n := untilZeros(p, off, block)
+		if n == 0 {
+			n = untilBlock(p, off, block)
+		} else {
+			n, err = unix.Pwrite(fd, p[:n], off)
+			if err != nil && err != unix.EINTR {
+				return end, os.NewSyscallError("write", err)
 			}
+			n = max(n, 0)
+			end = off + int64(n)
 		}
-		n, err := unix.Pwrite(fd, piece, off)
-		if err != nil && err != unix.EINTR {
-			return os.NewSyscallError("write", err)
-		}
-		p, off = p[max(n, 0):], off+int64(max(n, 0))
+		p, off = p[n:], off+int64(n)
 	}
-	return nil
+	return end, nil
+}
+
+// untilZeros is how much of p, which is at off, comes before a block of zeros, or
+// before what p has of one at its end.
+func untilZeros(p []byte, off int64, block int) int {
+	for n := 0; n < len(p); {
+		piece := p[n:]
+		piece = piece[:untilBlock(piece, off+int64(n), block)]
+		if bytes.Equal(piece, zeros[:len(piece)]) {
+			return n
+		}
+		n += len(piece)
+	}
+	return len(p)
+}
+
+// untilBlock is how much of p, which is at off, comes before the next block.
+func untilBlock(p []byte, off int64, block int) int {
+	return min(len(p), block-int(off%int64(block)))
 }
 
 func (u *unpacker) symlink(hdr *tar.Header, to target, a *attrs) error {
