@@ -513,23 +513,13 @@ func (p *peers) layout(t *testing.T, layers [][]byte, at time.Time) string {
 	file := filepath.Join(p.dir, "original.tar")
 	data := tarWith(t, func(w *tar.Writer) {
 		known := map[digest.Digest]bool{}
-		put := func(name string, raw []byte) {
-			require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(raw))}))
-			_, err := w.Write(raw)
-			require.NoError(t, err)
-		}
 		blob := func(mediaType string, raw []byte) v1.Descriptor {
 			d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 			if !known[d.Digest] {
 				known[d.Digest] = true
-				put("blobs/sha256/"+d.Digest.Encoded(), raw)
+				putFile(t, w, "blobs/sha256/"+d.Digest.Encoded(), raw)
 			}
 			return d
-		}
-		asJSON := func(v any) []byte {
-			raw, err := json.Marshal(v)
-			require.NoError(t, err)
-			return raw
 		}
 		index := v1.Index{}
 		index.SchemaVersion = 2
@@ -547,13 +537,13 @@ func (p *peers) layout(t *testing.T, layers [][]byte, at time.Time) string {
 					v1.History{Created: &when, CreatedBy: fmt.Sprintf("COPY layer %d /", i), Comment: "buildkit.dockerfile.v0"},
 					v1.History{Created: &when, CreatedBy: fmt.Sprintf("ENV STEP=%d", i), EmptyLayer: true})
 			}
-			manifest.Config = blob(v1.MediaTypeImageConfig, asJSON(config))
-			d := blob(v1.MediaTypeImageManifest, asJSON(manifest))
+			manifest.Config = blob(v1.MediaTypeImageConfig, asJSON(t, config))
+			d := blob(v1.MediaTypeImageManifest, asJSON(t, manifest))
 			d.Annotations = map[string]string{v1.AnnotationRefName: "peers:" + name}
 			index.Manifests = append(index.Manifests, d)
 		}
-		put(v1.ImageIndexFile, asJSON(index))
-		put(v1.ImageLayoutFile, asJSON(v1.ImageLayout{Version: v1.ImageLayoutVersion}))
+		putFile(t, w, v1.ImageIndexFile, asJSON(t, index))
+		putFile(t, w, v1.ImageLayoutFile, asJSON(t, v1.ImageLayout{Version: v1.ImageLayoutVersion}))
 	})
 	require.NoError(t, os.WriteFile(file, data, 0o600))
 	return file
