@@ -5,7 +5,7 @@ export CGO_ENABLED := 0
 GO        ?= go
 VERSION   := $(shell scripts/version.sh)
 LDFLAGS   := -s -w -X main.version=$(VERSION)
-TIMEOUT   ?= 20m
+TIMEOUT   ?= 40m
 FUZZTIME  ?= 30s
 ROUNDS    ?= 5
 DURATION  ?= 1h
