@@ -33,7 +33,7 @@ func CheckLeaks(t testing.TB, dirs ...string) {
 			"process":    func() []string { return added(procs, running()) },
 			"descriptor": func() []string { return added(fds, descriptors()) },
 		} {
-			within(3*time.Second, func() bool { return len(leaked()) == 0 })
+			within(20*time.Second, func() bool { return len(leaked()) == 0 })
 			for _, one := range leaked() {
 				t.Errorf("the test left a %s behind: %s", what, one)
 			}

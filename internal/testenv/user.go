@@ -143,7 +143,7 @@ func dropRange(t testing.TB, name string) {
 func removeUser(t testing.TB, name string) {
 	u, err := user.Lookup(name)
 	require.NoError(t, err)
-	within(2*time.Second, func() bool { return len(processesOf(u.Uid)) == 0 })
+	within(20*time.Second, func() bool { return len(processesOf(u.Uid)) == 0 })
 	for _, p := range processesOf(u.Uid) {
 		t.Errorf("the test left a process of %s behind: %v", name, p)
 		_ = syscall.Kill(p.pid, syscall.SIGKILL) // it may have gone by itself
