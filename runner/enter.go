@@ -36,32 +36,21 @@ func (p *Process) Exec(cfg Config) (*Process, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	config, err := writeOrder(&cfg)
+	w, err := openPassage(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = config.Close() }() // a memfd
-	binary, err := openBinary()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = binary.Close() }() // only read
+	defer w.close()
 	target, err := p.pidfd()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = target.Close() }() // a pidfd
-	ours, theirs, err := newLink()
+	child, err := enter(&cfg, target, w)
 	if err != nil {
 		return nil, err
 	}
-	defer ours.close()
-	child, err := enter(&cfg, target, config, theirs.file, binary)
-	theirs.close()
-	if err != nil {
-		return nil, err
-	}
-	if child.console, err = ours.awaitExec(); err != nil {
+	if child.console, err = w.awaitExec(); err != nil {
 		return nil, child.abandon(err)
 	}
 	return child, nil
@@ -82,8 +71,8 @@ func (p *Process) pidfd() (*os.File, error) {
 
 // enter starts the exec stage from a thread that ends then: what it has entered for
 // its children can not be left.
-func enter(cfg *Config, target, config, control, binary *os.File) (*Process, error) {
-	files := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr, config, control, binary, target}
+func enter(cfg *Config, target *os.File, w *passage) (*Process, error) {
+	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, append(w.files(), target)...)
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
 	}

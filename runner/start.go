@@ -42,30 +42,63 @@ func Start(cfg Config) (*Process, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	config, err := writeOrder(&cfg)
+	w, err := openPassage(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = config.Close() }() // a memfd
-	binary, err := openBinary()
+	defer w.close()
+	p, err := launch(&cfg, w)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = binary.Close() }() // only read
-	ours, theirs, err := newLink()
-	if err != nil {
-		return nil, err
-	}
-	defer ours.close()
-	p, err := launch(&cfg, config, theirs.file, binary)
-	theirs.close()
-	if err != nil {
-		return nil, err
-	}
-	if p.console, err = ours.awaitExec(); err != nil {
+	if p.console, err = w.awaitExec(); err != nil {
 		return nil, p.abandon(err)
 	}
 	return p, nil
+}
+
+// passage is what a stage is given on its way to the program, and our end of the
+// connection to it.
+type passage struct {
+	config, binary *os.File
+	ours, theirs   *link
+}
+
+func openPassage(cfg *Config) (w *passage, err error) {
+	w = &passage{}
+	if w.config, err = writeOrder(cfg); err == nil {
+		w.binary, err = openBinary()
+	}
+	if err == nil {
+		w.ours, w.theirs, err = newLink()
+	}
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// files are the descriptors of the stage, in the order of configFD and those after it.
+func (w *passage) files() []*os.File { return []*os.File{w.config, w.theirs.file, w.binary} }
+
+// awaitExec reads what the stage says until it has become the program, or failed. The
+// stage has its end of the connection by now.
+func (w *passage) awaitExec() (console *os.File, err error) {
+	w.theirs.close()
+	return w.ours.awaitExec()
+}
+
+func (w *passage) close() {
+	for _, f := range []*os.File{w.config, w.binary} {
+		if f != nil {
+			_ = f.Close() // a memfd, and one that was only read
+		}
+	}
+	if w.ours != nil {
+		w.ours.close()
+		w.theirs.close() // for the second time, if the stage was started
+	}
 }
 
 // writeOrder puts the order in memory that the init stage reads: unlike a pipe
@@ -117,8 +150,8 @@ func namespaces(cfg *Config) uintptr {
 // launch starts the init stage from a thread that does nothing else until the
 // container has ended: the kernel's "parent" of PR_SET_PDEATHSIG is a thread,
 // and Go ends threads when it likes, unless they are locked.
-func launch(cfg *Config, config, control, binary *os.File) (*Process, error) {
-	files := []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr, config, control, binary}
+func launch(cfg *Config, w *passage) (*Process, error) {
+	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, w.files()...)
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
 	}

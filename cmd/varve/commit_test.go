@@ -114,11 +114,17 @@ func TestCommitHasMappedWrites(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.NoError(t, os.Chmod(filepath.Join(dir, "mapper"), 0o755))
 	eachUser(t, func(t *testing.T, h *home) {
-		cmd, _ := h.start(t, "--name", "maps", "-v", dir+":/m:ro", "small:1", "/m/mapper")
-		h.isUp(t)
-		h.ok(t, "commit", "maps", "mapped:1")
-		require.Equal(t, "written through a mapping", h.ok(t, "run", "--rm", "mapped:1", "sh", "-c", "dd if=/mapped bs=1 skip=5000 count=25 2>/dev/null"))
-		h.ok(t, "rm", "-f", "maps")
-		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+		for _, paused := range []bool{false, true} {
+			cmd, _ := h.start(t, "--name", "maps", "-v", dir+":/m:ro", "small:1", "/m/mapper")
+			h.isUp(t)
+			if paused {
+				h.ok(t, "pause", "maps")
+			}
+			h.ok(t, "commit", "maps", "mapped:1")
+			require.Equal(t, paused, h.state(t).Paused(), "as it was before")
+			h.ok(t, "rm", "-f", "maps")
+			require.Equal(t, 137, exitCode(t, cmd.Wait()))
+			require.Equal(t, "written through a mapping", h.ok(t, "run", "--rm", "mapped:1", "sh", "-c", "dd if=/mapped bs=1 skip=5000 count=25 2>/dev/null"))
+		}
 	})
 }

@@ -15,14 +15,16 @@ import (
 	"github.com/varvefs/varve/internal/testenv"
 )
 
-// TestKilledAtRandom kills import, load, commit, rmi and tag VARVE_KILLED
+// TestKilledAtRandom kills import, load, pull, commit, tag, rmi and prune VARVE_KILLED
 // times (40) at a moment that is drawn anew each time. After each, what was
 // acknowledged is there and whole; what was not is whole or absent.
 func TestKilledAtRandom(t *testing.T) {
 	testenv.FUSE(t)
 	rounds := fromEnv(t, "VARVE_KILLED", 40)
 	s := newShop(t, filepath.Join(testenv.Dir(t), "store"))
-	k := &killer{shop: s, base: s.saved(t, "base:1"), tars: []string{s.tar, smallTar(t, "more", 2_000_000)}}
+	k := &killer{shop: s, remote: testenv.NewRegistry(t).Host + "/pulled:1", base: s.saved(t, "base:1"), tars: []string{s.tar, smallTar(t, "more", 2_000_000)}}
+	s.ok(t, "import", smallTar(t, "pulled", 500_000), k.remote)
+	s.ok(t, "push", "-q", k.remote)
 	usual := k.usual(t)
 	var most int64
 	for i := range rounds {
@@ -48,20 +50,25 @@ type killer struct {
 	*shop
 	base [sha256.Size]byte
 	tars []string
-	cut  int // how many were killed before they ended
+
+	remote string // an image of a registry
+
+	cut int // how many were killed before they ended
 }
 
 func (k *killer) verbs(i int) [][]string {
 	return [][]string{
 		{"import", k.tars[i/2%2], "victim:1"}, {"load", "-i", k.archive}, {"commit", "stopped", "victim:2"},
-		{"tag", "base:1", "victim:3"},
-		{"rmi", "-f", "victim:1"}, {"rmi", "-f", "loaded:1"},
+		{"tag", "base:1", "victim:3"}, {"pull", "-q", k.remote},
+		{"rmi", "-f", "victim:1"}, {"rmi", "-f", "loaded:1"}, {"system", "prune", "-a", "-f", "--filter", "label=gone"},
 	}
 }
 
 // usual is how long each verb takes when it is left alone.
 func (k *killer) usual(t *testing.T) []time.Duration {
 	var list []time.Duration
+	k.ok(t, "rmi", k.remote)
+	k.ok(t, "import", "-c", "LABEL gone=soon", k.tars[1], "gone:1")
 	for _, args := range k.verbs(0) {
 		begin := time.Now()
 		k.ok(t, args...)
@@ -75,12 +82,14 @@ func (k *killer) usual(t *testing.T) []time.Duration {
 func (k *killer) round(t *testing.T, i int, args []string, usual time.Duration) {
 	t.Helper()
 	ref := args[len(args)-1]
-	if args[0] == "rmi" {
-		if ref == "victim:1" {
-			k.ok(t, "import", k.tars[1], ref)
-		} else {
-			k.ok(t, "load", "-i", k.archive)
-		}
+	switch {
+	case args[0] == "system":
+		ref = "gone:1"
+		k.ok(t, "import", "-c", "LABEL gone=soon", k.tars[1], ref)
+	case args[0] == "rmi" && ref == "victim:1":
+		k.ok(t, "import", k.tars[1], ref)
+	case args[0] == "rmi":
+		k.ok(t, "load", "-i", k.archive)
 	}
 	killed := k.kill(t, args, rand.N(usual+usual/4))
 	names := k.names(t)
@@ -94,7 +103,7 @@ func (k *killer) round(t *testing.T, i int, args []string, usual time.Duration) 
 	}
 	switch {
 	case killed:
-	case args[0] == "rmi":
+	case args[0] == "rmi", args[0] == "system":
 		require.NotContains(t, names, ref+"\n", "round %d, %v", i, args)
 	default:
 		require.Contains(t, names, ref+"\n", "round %d, %v", i, args)

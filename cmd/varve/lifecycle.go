@@ -123,29 +123,17 @@ func (c *cli) perContainer(cmd *cobra.Command, args []string, fn func(*engine.En
 
 // stop is `varve stop`.
 func (c *cli) stop() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "stop [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Stop containers: SIGTERM, and SIGKILL for who does not end",
-		Args:  rangeArgs(1, -1),
-	}
-	read := stopFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		opt, err := read()
-		if err != nil {
-			return err
-		}
-		return c.perContainer(cmd, args, func(e *engine.Engine, name string) error { return e.Stop(name, opt) })
-	}
-	return cmd
+	return c.stopping("stop", "Stop containers: SIGTERM, and SIGKILL for who does not end", func(*engine.Engine, string) error { return nil })
 }
 
 // restart is `varve restart`.
 func (c *cli) restart() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "restart [OPTIONS] CONTAINER [CONTAINER...]",
-		Short: "Stop containers and start them again",
-		Args:  rangeArgs(1, -1),
-	}
+	return c.stopping("restart", "Stop containers and start them again", startOne)
+}
+
+// stopping is a verb that stops containers, and then does one thing more to each.
+func (c *cli) stopping(name, short string, then func(*engine.Engine, string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: name + " [OPTIONS] CONTAINER [CONTAINER...]", Short: short, Args: rangeArgs(1, -1)}
 	read := stopFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opt, err := read()
@@ -156,7 +144,7 @@ func (c *cli) restart() *cobra.Command {
 			if err := e.Stop(name, opt); err != nil {
 				return err
 			}
-			return startOne(e, name)
+			return then(e, name)
 		})
 	}
 	return cmd

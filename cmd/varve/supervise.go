@@ -56,8 +56,8 @@ func (c *cli) index() *cobra.Command {
 // not wait for the view that it serves.
 func (c *cli) flush() *cobra.Command {
 	return &cobra.Command{
-		Use: "flush DIR", Hidden: true, Args: exactArgs(1),
+		Use: "flush VIEW FILE...", Hidden: true, Args: rangeArgs(2, -1),
 		Short: "Have the kernel write what programs have changed in mapped files (varve commit has it done)",
-		RunE:  func(_ *cobra.Command, args []string) error { return engine.Flush(args[0]) },
+		RunE:  func(_ *cobra.Command, args []string) error { return engine.Flush(args[0], args[1:]) },
 	}
 }

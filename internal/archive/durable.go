@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/layerdb"
 )
 
 // fewFiles is up to how many files a layer is synced file by file. syncfs(2) is far
@@ -18,34 +19,22 @@ const fewFiles = 64
 // DiffDir returns where the files of the layer in layerDir are.
 func DiffDir(layerDir string) string { return filepath.Join(layerDir, diffName) }
 
-// SyncLayers makes the layers in these directories of one file system durable, but
-// for the names of the directories themselves. Nothing may be written to them after.
-func SyncLayers(layerDirs ...string) error {
-	large := -1
-	defer func() {
-		if large >= 0 {
-			_ = unix.Close(large) // a directory
-		}
-	}()
-	for _, dir := range layerDirs {
-		fd, err := at.OpenRoot(dir)
-		if err != nil {
-			return fmt.Errorf("sync layer: %w", err)
-		}
-		done, err := syncFew(fd)
-		if err != nil || done || large >= 0 {
-			_ = unix.Close(fd) // a directory
-		} else {
-			large = fd
-		}
-		if err != nil {
-			return fmt.Errorf("sync layer: %w", err)
-		}
+// SyncLayer makes the layer in a stage durable, but for the name of the stage. Nothing
+// may be written to it after.
+func SyncLayer(stage *layerdb.Stage) error {
+	dir, err := at.OpenRoot(stage.Path())
+	if err != nil {
+		return fmt.Errorf("sync layer: %w", err)
 	}
-	if large < 0 {
-		return nil
+	defer func() { _ = unix.Close(dir) }() // a directory
+	done, err := syncFew(dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("sync layer: %w", err)
+	case done:
+		return stage.SyncFiles() // the rest is
 	}
-	return os.NewSyscallError("syncfs", unix.Syncfs(large))
+	return stage.Sync()
 }
 
 // syncFew syncs all that is in the directory dir, if that are few files; done is false
@@ -118,8 +107,8 @@ func syncFile(dir int, path string) error {
 const largeFile = 256 << 10
 
 // beginWriting has the kernel begin to write a large file to the disk, without waiting:
-// else the disk has nothing to do until [SyncLayers], and then everybody waits for it. What
-// goes wrong there SyncLayers is told of.
+// else the disk has nothing to do until [SyncLayer], and then everybody waits for it. What
+// goes wrong there SyncLayer is told of: the stage was open before.
 func beginWriting(fd int, size int64) {
 	if size >= largeFile {
 		_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)

@@ -7,11 +7,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/layerdb"
 )
 
 // A small layer is synced file by file, what is in a directory before it, and a large
 // one at once.
-func TestSyncLayers(t *testing.T) {
+func TestSyncLayer(t *testing.T) {
 	small, large := t.TempDir(), t.TempDir()
 	require.NoError(t, os.MkdirAll(small+"/diff/a/b", 0o755))
 	overwrite(t, small+"/diff/a/b/file", "data")
@@ -40,7 +42,14 @@ func TestSyncLayers(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, files)
 
-	require.NoError(t, SyncLayers())
-	require.NoError(t, SyncLayers(small, large, large))
-	require.ErrorIs(t, SyncLayers(small+"/absent"), os.ErrNotExist)
+	store, err := layerdb.Open(t.TempDir(), layerdb.Options{})
+	require.NoError(t, err)
+	for _, layer := range []string{small, large} {
+		st, err := store.Stage("layer")
+		require.NoError(t, err)
+		require.NoError(t, os.Rename(layer, st.Path()+"/layer"))
+		require.NoError(t, SyncLayer(st))
+		require.NoError(t, st.Discard())
+		require.ErrorIs(t, SyncLayer(st), os.ErrNotExist)
+	}
 }

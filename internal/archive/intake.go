@@ -139,15 +139,8 @@ func (in *Intake) Staged() map[digest.Digest]string {
 func (in *Intake) Sync() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	var dirs []string
 	for _, stage := range in.stages {
-		dirs = append(dirs, stage.Path())
-	}
-	if err := SyncLayers(dirs...); err != nil {
-		return err
-	}
-	for _, stage := range in.stages {
-		if err := stage.SyncFiles(); err != nil { // what is in it is durable
+		if err := SyncLayer(stage); err != nil {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ type PackOptions struct {
 // A file of which the upper has only the metadata (overlayfs' metacopy) is an error,
 // for its data is in a layer that is not looked at.
 //
-// An empty upper gives an empty layer. The layer is not durable before [SyncLayers]. After
+// An empty upper gives an empty layer. The layer is not durable before [SyncLayer]. After
 // an error what was made in dir is the caller's to remove.
 func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	root, err := at.OpenRoot(upper)

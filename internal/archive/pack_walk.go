@@ -118,6 +118,9 @@ func (w *walk) descend(f *frame) (err error) {
 // make makes the directories of the stack that were not needed until now, and
 // opens the last.
 func (w *walk) make() (err error) {
+	if w.dst >= 0 {
+		return nil
+	}
 	for _, f := range w.stack {
 		if !f.unmade {
 			continue
@@ -134,9 +137,7 @@ func (w *walk) make() (err error) {
 		}
 		f.unmade = false
 	}
-	if w.dst < 0 {
-		w.dst, err = at.Beneath(w.p.diff, w.stack[len(w.stack)-1].path, unix.O_RDONLY|unix.O_DIRECTORY)
-	}
+	w.dst, err = at.Beneath(w.p.diff, w.stack[len(w.stack)-1].path, unix.O_RDONLY|unix.O_DIRECTORY)
 	return err
 }
 

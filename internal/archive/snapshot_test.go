@@ -140,16 +140,17 @@ func TestSnapshotFollows(t *testing.T) {
 	}
 }
 
-// Nobody writes when it is finished, so what can not be read counts.
+// Nobody writes when it is finished, so what can not be copied counts then.
 func TestSnapshotIsStrictAtTheEnd(t *testing.T) {
 	root := t.TempDir()
 	overwrite(t, root+"/file", "data")
-	s, _ := newSnapshot(t, root)
+	overwrite(t, root+"/half", "")
+	require.NoError(t, unix.Setxattr(root+"/half", "user.overlay.metacopy", nil, 0))
+	s, copied := newSnapshot(t, root)
 	defer s.Close()
-	require.NoError(t, os.RemoveAll(root))
 	n, err := s.Follow()
 	require.NoError(t, err)
-	require.Zero(t, n)
-	s.upper = -1
-	require.Error(t, s.Finish())
+	require.EqualValues(t, len("data"), n)
+	require.NoFileExists(t, copied+"/half")
+	require.ErrorContains(t, s.Finish(), `"half": the upper has only its metadata`)
 }

@@ -59,7 +59,7 @@ func (o UnpackOptions) withDefaults() UnpackOptions {
 // error what was made is the caller's to remove. The errors wrap ErrNotTar,
 // ErrTruncated, ErrTooBig, ErrUnsafe or that of a system call, and name the entry.
 // Several may run at once in different directories. The layer is not durable before
-// [SyncLayers].
+// [SyncLayer].
 func Unpack(r io.Reader, dir string, opt UnpackOptions) (Unpacked, error) {
 	plain, free, err := decompress(r)
 	if err != nil {

@@ -151,7 +151,7 @@ func moveAll(dir string, init int) (int, error) {
 	for pid := range strings.FieldsSeq(inside) {
 		there[pid] = true
 	}
-	list, err := members(init)
+	list, err := Members(init)
 	if err != nil {
 		return 0, err
 	}
@@ -182,7 +182,7 @@ func stopAll(init int, end time.Time) error {
 		if err := signalAll(init, unix.SIGSTOP); err != nil {
 			return err
 		}
-		list, err := members(init)
+		list, err := Members(init)
 		if err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func stopAll(init int, end time.Time) error {
 }
 
 func signalAll(init int, sig unix.Signal) error {
-	list, err := members(init)
+	list, err := Members(init)
 	if err != nil {
 		return err
 	}
@@ -216,8 +216,9 @@ func signalAll(init int, sig unix.Signal) error {
 	return nil
 }
 
-// members lists the processes of the pid namespace of the process init.
-func members(init int) ([]int, error) {
+// Members lists the processes of the container whose process 1 is init, as far as they
+// can be seen from here.
+func Members(init int) ([]int, error) {
 	// From another user namespace only the table of parents can be seen; and a
 	// namespace that is ours, too, would make members of us all.
 	ns := pidNamespace(init)

@@ -177,20 +177,18 @@ func (s *supervisor) execute(x *execution, files []*os.File) (*runner.Process, e
 		}
 	}
 	s.mu.Lock()
-	process, group := s.process, s.state.Group
+	process, group, missing := s.process, s.state.Group, s.missing
 	s.mu.Unlock()
 	if process == nil {
 		return nil, errNotRunning
 	}
-	if cfg.Group, err = group.Open(); err != nil {
+	if err = s.confine(&cfg, group, missing); err != nil {
 		return nil, err
 	}
 	if cfg.Group != nil {
 		defer func() { _ = cfg.Group.Close() }() // a directory
 	}
-	cfg.Join = group.Joined()
-	s.spec.Sandbox.apply(&cfg, s.missing)
-	if s.spec.applyUser(&cfg); x.User != "" {
+	if x.User != "" {
 		cfg.User, cfg.UserIsWish = x.User, false
 	}
 	if x.Privileged {

@@ -31,22 +31,20 @@ func (s *supervisor) planGroup() cgroup.Group {
 
 // startInGroup makes the group and starts the program in it.
 func (s *supervisor) startInGroup(cfg runner.Config) (*runner.Process, error) {
-	var err error
 	limited := s.spec.Sandbox.Limits != (cgroup.Limits{})
 	// A group that could not be made, as on a read-only tree, matters only where it
 	// should limit something.
-	if s.state.Group, err = s.state.Group.Make(s.spec.Sandbox.Limits); err != nil && limited {
+	group, err := s.state.Group.Make(s.spec.Sandbox.Limits)
+	s.setGroup(group)
+	if err != nil && limited {
 		return nil, err
 	}
-	if cfg.Group, err = s.state.Group.Open(); err != nil {
+	if err = s.confine(&cfg, group, s.missing); err != nil {
 		return nil, err
 	}
 	if cfg.Group != nil {
 		defer func() { _ = cfg.Group.Close() }() // a directory
 	}
-	cfg.Join = s.state.Group.Joined()
-	s.spec.Sandbox.apply(&cfg, s.missing)
-	s.spec.applyUser(&cfg)
 	p, err := runner.Start(cfg)
 	if err == nil && cfg.Group != nil && !p.Grouped() {
 		return s.outside(p)
@@ -54,12 +52,33 @@ func (s *supervisor) startInGroup(cfg runner.Config) (*runner.Process, error) {
 	return p, err
 }
 
+// setGroup notes it for those who ask over the control socket. The goroutine that calls
+// this is the only one that writes it, so it alone may read it without the lock.
+func (s *supervisor) setGroup(group cgroup.Group) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Group = group
+}
+
+// confine puts a program into the group, as the container's user and behind its walls.
+// missing are the controllers that can not limit it. The caller closes cfg.Group, which
+// is nil where there is none.
+func (s *supervisor) confine(cfg *runner.Config, group cgroup.Group, missing []string) (err error) {
+	cfg.Group, err = group.Open()
+	cfg.Join = group.Joined()
+	s.spec.Sandbox.apply(cfg, missing)
+	s.spec.applyUser(cfg)
+	return err
+}
+
 // outside does without the group that the kernel lets nobody into, unless it was to
 // limit something.
 func (s *supervisor) outside(p *runner.Process) (*runner.Process, error) {
-	err := cgroup.Group{Unified: s.state.Group.Unified}.Remove() // it is empty
-	if len(s.state.Group.Controllers) == 0 {
-		s.state.Group.Unified = ""
+	group := s.state.Group
+	err := cgroup.Group{Unified: group.Unified}.Remove() // it is empty
+	if len(group.Controllers) == 0 {
+		group.Unified = ""
+		s.setGroup(group)
 		return p, err
 	}
 	_ = p.Signal(unix.SIGKILL) // it may have ended already
@@ -69,9 +88,12 @@ func (s *supervisor) outside(p *runner.Process) (*runner.Process, error) {
 
 // removeGroup removes the control group when the container has ended.
 func (s *supervisor) removeGroup() error {
-	s.state.OOMKilled = s.state.Group.OOMKilled()
-	err := s.state.Group.Remove()
-	s.state.Group = cgroup.Group{}
+	group := s.state.Group
+	killed, err := group.OOMKilled(), group.Remove()
+	s.setGroup(cgroup.Group{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.OOMKilled = killed
 	return err
 }
 

@@ -1,16 +1,6 @@
 package engine
 
-import (
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/varvefs/varve/internal/at"
-	"github.com/varvefs/varve/runner"
-)
+import "errors"
 
 // hold has the programs of the container stand still for a guest. That the supervisor does
 // so, and not the verb that asks, has two reasons: it may signal and freeze them whoever
@@ -23,15 +13,16 @@ func (s *supervisor) hold(g *guest) error {
 		s.mu.Lock()
 		state := s.state
 		s.mu.Unlock()
-		if state.Paused() {
-			return errors.New("it was paused meanwhile")
+		var warning, err error
+		if s.froze = !state.Paused(); s.froze {
+			warning, err = state.freeze()
 		}
-		warning, err := state.freeze()
 		if err != nil {
 			return err
 		}
-		if err := s.flush(); err != nil {
-			return errors.Join(err, state.thaw()) // as if it had not begun
+		if err = s.flush(state.Init.Pid); err != nil {
+			s.letGo()
+			return err
 		}
 		if warning != nil {
 			r.Error = warning.Error()
@@ -44,35 +35,6 @@ func (s *supervisor) hold(g *guest) error {
 	return g.wire.send(r)
 }
 
-// flush has all that programs have written reach the upper, also through shared mappings,
-// which the kernel writes when it likes. A process of its own does it: this one answers
-// those writes.
-func (s *supervisor) flush() error {
-	view := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName)
-	child, err := runner.StartSelf(runner.Self{Args: []string{"varve", "flush", view}, Stderr: os.Stderr})
-	if err != nil {
-		return fmt.Errorf("write what is in mapped files: %w", err)
-	}
-	code, err := child.Wait()
-	if err == nil && code != 0 {
-		err = fmt.Errorf("exit code %d", code)
-	}
-	if err != nil {
-		return fmt.Errorf("write what is in mapped files: %w", err)
-	}
-	return nil
-}
-
-// Flush has the kernel write all that was changed in the file system that dir is on.
-func Flush(dir string) error {
-	fd, err := at.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }() // only read
-	return os.NewSyscallError("syncfs", unix.Syncfs(fd))
-}
-
 // release lets them go on, if no other guest holds them.
 func (s *supervisor) release(g *guest) {
 	s.holding.Lock()
@@ -82,6 +44,14 @@ func (s *supervisor) release(g *guest) {
 	}
 	g.holds = false
 	if s.holders--; s.holders == 0 {
+		s.letGo()
+	}
+}
+
+// letGo undoes what hold has done; a container that was paused before stays so.
+// Preconditions: s.holding is held.
+func (s *supervisor) letGo() {
+	if s.froze {
 		s.thaw()
 	}
 }

@@ -102,10 +102,7 @@ func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imag
 	}
 	names := append([]string{layer.DiffID.String()}, below...)
 	index := e.beginIndexing([][]string{names}, map[digest.Digest]string{layer.DiffID: archive.DiffDir(stage.Path())})
-	err = archive.SyncLayers(stage.Path())
-	if err == nil {
-		err = stage.SyncFiles() // the rest is
-	}
+	err = archive.SyncLayer(stage)
 	if err == nil {
 		err = e.update(func(tx *layerdb.Tx) error {
 			err := tx.Publish(stage, e.store.LayerDir(layer.DiffID))

@@ -86,7 +86,6 @@ func (i *indexing) keep() error {
 	for n, id := range i.ready {
 		errs = append(errs, i.engine.store.KeepChainFile(id, i.file(n)))
 	}
-	i.ready = nil
 	errs = append(errs, i.drop())
 	for _, names := range i.left {
 		errs = append(errs, i.engine.Index(names))

@@ -42,7 +42,7 @@ func (p *packing) packInto(dir string) (archive.Unpacked, error) {
 	if err != nil {
 		return archive.Unpacked{}, err
 	}
-	if state.Status != Running || state.Paused() || p.noPause {
+	if state.Status != Running || p.noPause {
 		return p.packFrom(p.upper, dir, false)
 	}
 	stage, err := p.engine.store.Stage("snapshot")

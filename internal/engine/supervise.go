@@ -43,8 +43,9 @@ type supervisor struct {
 	ending ending
 	owed   sync.WaitGroup // of those who are to be told
 
-	holding sync.Mutex // guards holders, and is held while the programs are stopped or let go
+	holding sync.Mutex // guards the two below, and is held while the programs are stopped or let go
 	holders int        // guests for whom they stand still
+	froze   bool       // for the first of them; else they stood still before
 
 	mu       sync.Mutex // guards all below
 	state    State
