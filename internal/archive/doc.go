@@ -13,7 +13,9 @@
 //     manifest.json beside it, in one tar ([Save]); what others write has one of the
 //     two ([Images]);
 //   - an [Intake] brings layers of known digests and the images made of them into a
-//     store, whatever they come from.
+//     store, whatever they come from;
+//   - a tree of plain files, no layer, becomes a tar ([Files], [WriteTree]), and a tar a
+//     tree ([Extract]).
 //
 // How an entry is placed: every name is taken relative to the root of the layer,
 // also an absolute one; ".." is refused. Parents are created where the archive
