@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed programs start-profile clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed races programs start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ many: setup ## 200 processes at once on one store
 
 killed: setup ## kill 300 processes that write to a store, each at a random moment
 	VARVE_KILLED=300 $(GO) test -v -run '^TestKilledAtRandom$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
+
+races: setup ## copy 10,000 times while names are exchanged in the container, as root and as users
+	VARVE_RACES=10000 $(GO) test -v -run '^(TestCopyRace|TestFilesRace|TestExtractRace)$$' -count=1 -timeout 0 ./internal/archive ./cmd/varve
 
 programs: build ## run git, make, apt, databases and others in views (IO, OPTIONS, PROGRAMS: names), as root
 	@IO='$(IO)' OPTIONS='$(OPTIONS)' scripts/programs.sh $(PROGRAMS)

@@ -52,6 +52,36 @@ func (c *cli) index() *cobra.Command {
 	}
 }
 
+// courier is the hidden verb that copies files out of a container and into it.
+func (c *cli) courier() *cobra.Command {
+	return &cobra.Command{
+		Use: "courier CONTAINER", Hidden: true, Args: exactArgs(1),
+		Short: "Copy files of the container whose view is mounted here (varve cp has it done)",
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			return e.Courier(args[0])
+		},
+	}
+}
+
+// lend is the hidden verb that mounts the view of a container that does not run.
+func (c *cli) lend() *cobra.Command {
+	return &cobra.Command{
+		Use: "lend CONTAINER", Hidden: true, Args: exactArgs(1),
+		Short: "Mount the view of a container for a courier (varve cp has it done)",
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			return e.Lend(args[0])
+		},
+	}
+}
+
 // flush is the hidden verb that a supervisor has a process of its own do, since it must
 // not wait for the view that it serves.
 func (c *cli) flush() *cobra.Command {

@@ -206,6 +206,9 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 	case doExec:
 		go s.exec(g, r.Exec, files)
 		return nil
+	case doCopy:
+		go s.courier(g, files)
+		return nil
 	case doHold:
 		return s.hold(g)
 	case doRelease:

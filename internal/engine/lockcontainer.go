@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,15 @@ const lockName = "lock"
 
 // A containerLock is held until release, or the end of the process.
 type containerLock struct{ fd int }
+
+// file is the lock for a process that is to hold it as well. The caller closes it.
+func (l *containerLock) file() (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(l.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock the container: dup: %w", err)
+	}
+	return os.NewFile(uintptr(fd), lockName), nil
+}
 
 func (l *containerLock) release() { _ = unix.Close(l.fd) } // empty; this drops the lock
 

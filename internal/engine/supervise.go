@@ -57,6 +57,10 @@ type supervisor struct {
 	halted   bool
 	columns  uint16 // of its terminal
 	rows     uint16
+	couriers map[*runner.Child]bool // that copy files
+	closing  bool                   // the view is about to go
+
+	away sync.WaitGroup // of the couriers
 }
 
 // Supervise is what the hidden verb does in the process that Run and Start start: it
@@ -351,6 +355,7 @@ func (s *supervisor) end(code int, failure error) error {
 		return nil
 	}
 	errs := []error{s.door.close()}
+	s.recallCouriers()
 	if s.server != nil {
 		errs = append(errs, s.server.Unmount())
 	}

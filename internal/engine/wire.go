@@ -38,6 +38,7 @@ type request struct {
 	Attach *attachment  `json:"attach,omitempty"`
 	Stop   *StopOptions `json:"stop,omitempty"`
 	Exec   *execution   `json:"exec,omitempty"`
+	Copy   *copyOrder   `json:"copy,omitempty"`
 	Signal unix.Signal  `json:"signal,omitempty"`
 	Ack    bool         `json:"ack,omitempty"` // answer when the signal is sent
 	// Restore says that the last descriptor is the terminal of the one who asks, to be put
@@ -57,6 +58,10 @@ const (
 
 	doHold    = "hold" // answered when all programs stand still, which they do until he lets go or hangs up
 	doRelease = "release"
+
+	// of a supervisor: with the descriptors of a courier, which it is to start; answered when
+	// that has ended. Of a courier: the order.
+	doCopy = "copy"
 )
 
 // A reply tells what has come of a request.
@@ -66,6 +71,8 @@ type reply struct {
 	Code  int    `json:"code,omitempty"`  // of a container that has ended
 	Error string `json:"error,omitempty"` // why it could not be done, in sentences
 	Stage int    `json:"stage,omitempty"` // the exit code of what could not be started
+
+	Copy *copyReply `json:"copy,omitempty"` // of a courier
 }
 
 // What can come of it.

@@ -1,0 +1,254 @@
+package engine
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/runner"
+)
+
+// The descriptors of a courier, and of who mounts the view of a container for one:
+// the connection to the verb, the pipe that the tar goes through, and, of the latter only,
+// the container's lock.
+const (
+	streamFD = 4
+	lockFD   = 5
+)
+
+// A copyOrder is what a courier is to do.
+type copyOrder struct {
+	Read   bool   `json:"read,omitempty"` // out of the container; else into it
+	Path   string `json:"path"`           // in the container
+	Follow bool   `json:"follow,omitempty"`
+	Named  bool   `json:"named,omitempty"` // the files of the tar begin with the name of the source
+	Owners bool   `json:"owners,omitempty"`
+
+	Source copySource `json:"source,omitzero"` // of a copy into the container
+}
+
+// A copyReply is what a courier tells of it.
+type copyReply struct {
+	Source  copySource `json:"source,omitzero"`
+	Omitted int        `json:"omitted,omitempty"` // devices
+	Absent  bool       `json:"absent,omitempty"`  // there is no such file
+}
+
+// Courier is what the hidden verb does that copies files out of a container and into it: a
+// process that sees the files of the container and nothing else, so that no path and no link
+// in them leads out, and that no program of the container can see. It executes nothing and
+// loads nothing. It was started by the process that serves the view, in a mount namespace
+// of its own.
+func (e *Engine) Courier(id string) error {
+	w, err := newWire(os.NewFile(controlFD, "control"))
+	if err != nil {
+		return err
+	}
+	r, _, err := w.receiveRequest()
+	if err != nil || r.Copy == nil {
+		return errors.Join(err, errors.New("courier: no order has come"))
+	}
+	stream := os.NewFile(streamFD, "stream")
+	told, err := e.carry(w, *r.Copy, id, stream)
+	// First the end of the tar, then the word that it is whole.
+	err = errors.Join(err, stream.Close())
+	if err != nil {
+		return w.send(reply{Event: eventFailed, Error: err.Error(), Copy: told})
+	}
+	return w.send(reply{Event: eventDone, Copy: told})
+}
+
+func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyReply, error) {
+	spec, err := e.readSpec(id)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := runner.CurrentUserns()
+	if err != nil {
+		return nil, err
+	}
+	view := runner.View{
+		Root:   filepath.Join(e.store.ContainerDir(id), viewName),
+		Mounts: slices.Concat(spec.Mounts, spec.Sandbox.Mounts), ReadOnly: o.Read, ReadOnlyRoot: spec.Sandbox.ReadOnly,
+	}
+	root, err := view.Enclose()
+	if err != nil {
+		return nil, err
+	}
+	j := jail{root}
+	if o.Read {
+		return j.read(w, o, stream)
+	}
+	return j.write(o, stream, ns != nil && ns.Single)
+}
+
+// read writes the files at the path of the order to the stream.
+func (j jail) read(w *wire, o copyOrder, stream io.Writer) (*copyReply, error) {
+	dir, base, s, err := j.source(o.Path, o.Follow)
+	if err != nil {
+		return refusal(err)
+	}
+	defer func() { _ = unix.Close(dir) }() // only read
+	if err := w.send(reply{Event: eventStarted, Copy: &copyReply{Source: s}}); err != nil {
+		return nil, err
+	}
+	as := ""
+	if o.Named {
+		as = s.Name
+	}
+	return nil, archive.WriteTree(stream, archive.Files(dir, base, as))
+}
+
+// write makes files of the stream at the path of the order.
+func (j jail) write(o copyOrder, stream io.Reader, single bool) (*copyReply, error) {
+	dir, under, err := j.target(o.Path, o.Source)
+	if err != nil {
+		return refusal(err)
+	}
+	defer func() { _ = unix.Close(dir) }() // only read
+	opt := archive.ExtractOptions{Under: under, Owner: archive.Rooted, Trusted: true, LeaveDirs: !o.Source.Archive}
+	switch {
+	case !o.Owners && !o.Source.Archive:
+	case single:
+		opt.Owner = archive.Attempted
+	default:
+		opt.Owner = archive.Kept
+	}
+	// Links on the way are the container's own, and so is all that they can lead to.
+	opt.Follow = func(name string) (int, error) {
+		return at.InRoot(j.root, path.Join("/", o.Path, name), unix.O_RDONLY|unix.O_DIRECTORY)
+	}
+	out, err := archive.Extract(bufio.NewReaderSize(stream, 1<<16), dir, opt)
+	if err == nil {
+		_, err = io.Copy(io.Discard, stream) // what comes after the end mark
+	}
+	if errors.Is(err, unix.EROFS) {
+		err = j.explainReadOnly(dir)
+	}
+	return &copyReply{Omitted: out.Omitted}, err
+}
+
+// explainReadOnly says in docker's words what can not be written.
+func (j jail) explainReadOnly(dir int) error {
+	var root, here unix.Stat_t
+	if err := errors.Join(at.Stat(j.root, "", &root), at.Stat(dir, "", &here)); err == nil && root.Dev == here.Dev {
+		return errors.New("container rootfs is marked read-only")
+	}
+	return errors.New("mounted volume is marked read-only")
+}
+
+// refusal tells an absent file, which the verb has words for.
+func refusal(err error) (*copyReply, error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &copyReply{Absent: true}, err
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		err = errors.New("not a directory")
+	}
+	return nil, err
+}
+
+// startCourier starts one where this process serves the view of the container.
+func (e *Engine) startCourier(id string, files []*os.File) (*runner.Child, error) {
+	child, err := runner.StartSelf(runner.Self{
+		Args: []string{"varve", "courier", id}, Env: environ(e.Root()), Files: files, Stderr: os.Stderr, PrivateMounts: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("copy: %w", err)
+	}
+	return child, nil
+}
+
+// courier starts one for a guest, and tells when it has ended.
+func (s *supervisor) courier(g *guest, files []*os.File) {
+	err := s.lend(files)
+	r := reply{Event: eventDone}
+	if err != nil {
+		r = reply{Event: eventFailed, Error: err.Error()}
+	}
+	_ = g.wire.send(r) // it may be gone
+}
+
+// lend starts a courier and waits for its end. It is not left to live when the container
+// ends, whose view it would keep.
+func (s *supervisor) lend(files []*os.File) error {
+	defer closeAll(files)
+	if len(files) != streamFD-controlFD+1 {
+		return errors.New("copy: the descriptors do not fit")
+	}
+	child, err := s.sendCourier(files)
+	if err != nil {
+		return err
+	}
+	closeAll(files) // so that the verb sees the courier's end
+	_, err = child.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.couriers, child)
+	s.away.Done()
+	return err
+}
+
+func (s *supervisor) sendCourier(files []*os.File) (*runner.Child, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.server == nil {
+		return nil, errNotRunning
+	}
+	child, err := s.engine.startCourier(s.spec.ID, files)
+	if err != nil {
+		return nil, err
+	}
+	if s.couriers == nil {
+		s.couriers = map[*runner.Child]bool{}
+	}
+	s.couriers[child] = true
+	s.away.Add(1)
+	return child, nil
+}
+
+// recallCouriers ends all of them, and lets no more go.
+func (s *supervisor) recallCouriers() {
+	s.mu.Lock()
+	s.closing = true
+	for child := range s.couriers {
+		_ = child.Signal(unix.SIGKILL) // it may have ended
+	}
+	s.mu.Unlock()
+	s.away.Wait()
+}
+
+// Lend is what the hidden verb does that mounts the view of a container that does not run,
+// for a courier that it starts, until that has ended. It was given the container's lock.
+func (e *Engine) Lend(id string) error {
+	for fd := controlFD; fd <= lockFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	files := []*os.File{os.NewFile(controlFD, "control"), os.NewFile(streamFD, "stream")}
+	s := &supervisor{engine: e}
+	var err error
+	if s.spec, err = e.readSpec(id); err != nil {
+		return err
+	}
+	if err = s.mount(); err != nil {
+		return err
+	}
+	tuneForServing()
+	child, err := e.startCourier(id, files)
+	closeAll(files)
+	if err == nil {
+		_, err = child.Wait()
+	}
+	upper := filepath.Join(e.store.ContainerDir(id), upperName)
+	return errors.Join(err, s.server.Unmount(), tidyMountPoints(upper, s.chain.lowers))
+}

@@ -1,0 +1,58 @@
+package runner
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// A View is what [View.Enclose] shuts this process up in.
+type View struct {
+	Root     string  // absolute path of the files of a container
+	Mounts   []Mount // its volumes
+	ReadOnly bool    // nothing can be changed, not even in volumes
+	// ReadOnlyRoot is whether the root can not be written; volumes can.
+	ReadOnlyRoot bool
+}
+
+// Enclose makes the files of a container all that this process can see: they become its
+// root, with the volumes on them, and every other mount is let go of. It has to have a
+// mount namespace of its own ([StartSelf] with PrivateMounts). There is no /proc and no
+// /dev in the new root, and nothing in it can be executed, used as a device, or give
+// rights. The process stays outside of the container's namespaces, so nothing in the
+// container sees it. It returns a descriptor of the root.
+func (v View) Enclose() (root int, err error) {
+	unix.Umask(0)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, fmt.Errorf("make the mounts private: %w", err)
+	}
+	var out outside
+	for _, m := range v.Mounts {
+		fd, err := openVolume(m)
+		if err != nil {
+			return -1, err
+		}
+		out.volumes = append(out.volumes, fd)
+	}
+	if root, err = enterRoot(v.Root); err != nil {
+		return -1, err
+	}
+	// The mount behind root lies under the volumes now, as the init stage has it.
+	if err = mountVolumes(root, &out, &Config{Mounts: v.Mounts}); err != nil {
+		return -1, err
+	}
+	for _, fd := range out.volumes {
+		_ = unix.Close(fd) // the mount is attached
+	}
+	attrs := uint64(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
+	if v.ReadOnly {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err = setMountFlags(root, attrs, unix.AT_RECURSIVE); err == nil && v.ReadOnlyRoot {
+		err = setMountFlags(root, unix.MOUNT_ATTR_RDONLY, 0)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("enter the files of the container: %w", err)
+	}
+	return root, nil
+}
