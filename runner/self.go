@@ -88,6 +88,9 @@ func startSelf(s Self) (*Child, error) {
 		return nil, err
 	}
 	defer func() { _ = null.Close() }() // /dev/null
+	if err := keepInherited(); err != nil {
+		return nil, err
+	}
 	// The child reads gate; one byte in opener lets it through.
 	gate, opener, err := os.Pipe()
 	if err != nil {
@@ -105,6 +108,17 @@ func startSelf(s Self) (*Child, error) {
 		return nil, c.abandon(err)
 	}
 	return c, nil
+}
+
+// keepInherited has no process that this one starts get a descriptor that this one
+// was given by whoever started it: a container, its supervisor and its watch live
+// longer than what such a one may hold (a lock, the end of a pipe). The child itself
+// could not close them: it would take Go's own for some.
+func keepInherited() error {
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", tooOld(err))
+	}
+	return nil
 }
 
 // files lists the child's descriptors, with null where there is to be none.

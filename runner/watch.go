@@ -93,9 +93,7 @@ func (w *watch) stop() error {
 
 // watchStage is all that the watch does. It does not return.
 func watchStage() {
-	// What the supervisor inherited without O_CLOEXEC is not to be kept open.
-	err := unix.CloseRange(pipeFD+1, ^uint(0), 0)
-	n := 1
+	n, err := 1, error(nil)
 	for err == nil && n > 0 || err == unix.EINTR {
 		n, err = unix.Read(pipeFD, make([]byte, 1))
 	}
