@@ -126,13 +126,21 @@ func (tx *Tx) deleteRecord(c Container) error {
 	return tx.remove(nameKey + c.Name)
 }
 
-// dropVoid forgets the containers whose directory is gone.
+// mostVoid bounds how many void records one update drops, as a transaction may not be
+// too big: each is two keys of less than 200 bytes.
+const mostVoid = 50
+
+// dropVoid forgets containers whose directory is gone.
 func (tx *Tx) dropVoid() error {
 	ids, err := tx.containerIDs()
 	if err != nil {
 		return err
 	}
+	dropped := 0
 	for _, id := range ids {
+		if dropped == mostVoid {
+			return nil // the next update goes on
+		}
 		ok, err := exists(tx.store.ContainerDir(id))
 		if err != nil {
 			return fmt.Errorf("drop void containers: %w", err)
@@ -148,6 +156,7 @@ func (tx *Tx) dropVoid() error {
 		if err := tx.deleteRecord(c); err != nil {
 			return err
 		}
+		dropped++
 	}
 	return nil
 }

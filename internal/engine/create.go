@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -162,17 +163,36 @@ func parseLog(opt CreateOptions) (LogOptions, error) {
 // soon as the record is durable; create returns a little later, when the database
 // is closed.
 func (e *Engine) create(spec Spec, opt CreateOptions, state State, ready func()) error {
+	err := e.createBy(e.updateFew, mostArgs, spec, opt, state, ready)
+	if errors.Is(err, errManyArgs) {
+		return e.createBy(e.update, math.MaxInt, spec, opt, state, ready)
+	}
+	return err
+}
+
+// mostArgs is how many bytes of arguments a container that is recorded by updateFew has
+// at most: JSON may make six of one.
+const mostArgs = 4 << 10
+
+var errManyArgs = errors.New("many arguments")
+
+func (e *Engine) createBy(
+	update func(func(*layerdb.Tx) error) error, args int, spec Spec, opt CreateOptions, state State, ready func(),
+) error {
 	stage, err := e.stageContainer()
 	if err != nil {
 		return err
 	}
-	err = e.update(func(tx *layerdb.Tx) error {
+	err = update(func(tx *layerdb.Tx) error {
 		image, err := findImage(tx, opt.Image)
 		if err != nil {
 			return err
 		}
 		if err := spec.fill(tx, image, opt); err != nil {
 			return err
+		}
+		if len(strings.Join(spec.Args, " ")) > args {
+			return errManyArgs
 		}
 		if err := errors.Join(writeState(stage.Path(), state), writeSpec(stage, &spec)); err != nil {
 			return err

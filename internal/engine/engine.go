@@ -60,6 +60,11 @@ func (e *Engine) update(fn func(*layerdb.Tx) error) error {
 	return e.finish(e.store.Update(fn))
 }
 
+// updateFew is update for an fn that writes at most 64 KiB of records.
+func (e *Engine) updateFew(fn func(*layerdb.Tx) error) error {
+	return e.finish(e.store.UpdateFew(fn))
+}
+
 func (e *Engine) finish(err error) error {
 	if !errors.Is(err, layerdb.ErrLeftover) {
 		return err
