@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/varve, one static binary
-	$(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/varve ./cmd/varve
+	@GO='$(GO)' scripts/build.sh bin/varve -trimpath -ldflags '$(LDFLAGS)'
 
 install: build ## install binary, its other names, manual and completions (PREFIX, DESTDIR)
 	@BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) DATADIR=$(DATADIR) scripts/install.sh bin/varve "$(DESTDIR)"

@@ -23,6 +23,8 @@
 // # The house
 //
 //	cmd/varve          main.go and one file a verb: flags in, one engine call, print
+//	cmd/varve-stage    the small program that sets a container up from the inside
+//	internal/stage     that program, in varve's own file
 //	internal/engine    what a verb means. The only room where layers, mounts and processes meet
 //	unionfs            the view: every FUSE operation, lookup through the chain
 //	whiteout           how "hidden here" is written and read, in every dialect
@@ -47,6 +49,8 @@
 //	                            → internal/cgroup
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
 //	                            → internal/registry
+//	                            → internal/stage    → runner
+//	cmd/varve-stage → runner
 //	copyup, internal/index → whiteout, internal/at
 //	bench     → unionfs, or the built binary as a black box
 //

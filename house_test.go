@@ -21,7 +21,9 @@ const module = "github.com/varvefs/varve"
 var rooms = map[string][]string{
 	".":                       {},
 	"cmd/varve":               {"internal/engine", "runner"},
-	"internal/engine":         {"layerdb", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "whiteout", "internal/at"},
+	"cmd/varve-stage":         {"runner"},
+	"internal/stage":          {"runner"},
+	"internal/engine":         {"layerdb", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "internal/stage", "whiteout", "internal/at"},
 	"layerdb":                 {"whiteout", "internal/at"},
 	"unionfs":                 {"whiteout", "copyup", "internal/index", "internal/uring", "internal/at"},
 	"copyup":                  {"whiteout", "internal/at"},

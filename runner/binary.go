@@ -57,30 +57,37 @@ func cloneOwnName() (int, error) {
 
 // copyBinary copies this program to sealed memory: dearer, and always possible.
 func copyBinary() (*os.File, error) {
+	self, err := os.Open(selfExe)
+	if err != nil {
+		return nil, fmt.Errorf("copy %s: %w", selfExe, err)
+	}
+	defer func() { _ = self.Close() }() // only read
+	return Seal(self)
+}
+
+// Seal copies a program to memory that nobody can change any more, to be executed by
+// its descriptor, which is the caller's to close. It fails where memory can not be
+// executed (vm.memfd_noexec).
+func Seal(program io.Reader) (*os.File, error) {
 	fd, err := unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if err == unix.EINVAL { // before Linux 6.3 all of them are executable
 		fd, err = unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("copy %s: memfd_create: %w", selfExe, err)
+		return nil, fmt.Errorf("seal a program: memfd_create: %w", err)
 	}
 	mem := os.NewFile(uintptr(fd), "varve")
-	if err = fillAndSeal(mem); err != nil {
-		return nil, errors.Join(fmt.Errorf("copy %s: %w", selfExe, err), mem.Close())
+	if err = fillAndSeal(mem, program); err != nil {
+		return nil, errors.Join(fmt.Errorf("seal a program: %w", err), mem.Close())
 	}
 	return mem, nil
 }
 
-func fillAndSeal(mem *os.File) error {
-	self, err := os.Open(selfExe)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = self.Close() }() // only read
-	if _, err = io.Copy(mem, self); err != nil {
+func fillAndSeal(mem *os.File, program io.Reader) error {
+	if _, err := io.Copy(mem, program); err != nil {
 		return err
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	_, err = unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals)
+	_, err := unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals)
 	return err
 }

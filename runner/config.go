@@ -64,6 +64,11 @@ type Config struct {
 	Stdout *os.File `json:"-"`
 	Stderr *os.File `json:"-"`
 
+	// Stage is the file of a program whose main begins with [Stage], to which nobody
+	// can write; nil is this program's own, on a mount that can only be read. It
+	// stays the caller's, who must not close it before the container has ended.
+	Stage *os.File `json:"-"`
+
 	// Group is the directory of a control group of version 2 that the program
 	// is born in; nil is the caller's. It stays the caller's. Where the kernel
 	// refuses it the program is born outside, and Process.Grouped says so.

@@ -18,6 +18,7 @@ type Process struct {
 	startTime uint64
 	console   *os.File
 	grouped   bool
+	stage     *os.File // Config.Stage
 
 	done chan struct{} // closed when code and err below are final
 	code int
@@ -84,7 +85,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) oversee(pidfd *os.File) {
 	defer close(p.done)
 	ended, unwatched := make(chan struct{}), make(chan error, 1)
-	go func() { unwatched <- keepWatch(pidfd, ended) }()
+	go func() { unwatched <- keepWatch(pidfd, p.stage, ended) }()
 	state, err := p.proc.Wait()
 	close(ended)
 	if err != nil {

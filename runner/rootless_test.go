@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -38,9 +39,11 @@ func ordinaryUser(t *testing.T) (uid, granted int) {
 	name := fmt.Sprintf("varvetest%d", os.Getpid())
 	said, err := exec.Command("useradd", "--no-create-home", name).CombinedOutput()
 	require.NoError(t, err, "%s", said)
-	t.Cleanup(func() {
-		said, err := exec.Command("userdel", name).CombinedOutput()
-		require.NoError(t, err, "%s", said)
+	t.Cleanup(func() { // a process of the user may still be ending
+		require.Eventually(t, func() bool {
+			said, err = exec.Command("userdel", name).CombinedOutput()
+			return err == nil
+		}, time.Minute, 50*time.Millisecond, "userdel")
 	})
 	u, err := user.Lookup(name)
 	require.NoError(t, err)

@@ -17,7 +17,7 @@ import (
 const (
 	configFD  = 3 // a memfd with the order as JSON
 	controlFD = 4 // a socket: see link.go
-	binaryFD  = 5 // this binary on a read-only mount
+	binaryFD  = 5 // the binary of the stage
 )
 
 // order is what the init stage is told.
@@ -60,13 +60,15 @@ func Start(cfg Config) (*Process, error) {
 // passage is what a stage is given on its way to the program, and our end of the
 // connection to it.
 type passage struct {
-	config, binary *os.File
-	ours, theirs   *link
+	config       *os.File
+	binary       *os.File
+	lent         bool // binary is the caller's
+	ours, theirs *link
 }
 
 func openPassage(cfg *Config) (w *passage, err error) {
-	w = &passage{}
-	if w.config, err = writeOrder(cfg); err == nil {
+	w = &passage{binary: cfg.Stage, lent: cfg.Stage != nil}
+	if w.config, err = writeOrder(cfg); err == nil && !w.lent {
 		w.binary, err = openBinary()
 	}
 	if err == nil {
@@ -90,10 +92,11 @@ func (w *passage) awaitExec() (console *os.File, err error) {
 }
 
 func (w *passage) close() {
-	for _, f := range []*os.File{w.config, w.binary} {
-		if f != nil {
-			_ = f.Close() // a memfd, and one that was only read
-		}
+	if w.config != nil {
+		_ = w.config.Close() // a memfd
+	}
+	if w.binary != nil && !w.lent {
+		_ = w.binary.Close() // only read
 	}
 	if w.ours != nil {
 		w.ours.close()
@@ -164,7 +167,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 	if cfg.Group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
 	}
-	p := &Process{done: make(chan struct{})}
+	p := &Process{done: make(chan struct{}), stage: cfg.Stage}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()

@@ -35,6 +35,7 @@ const watchRetry = time.Second
 const (
 	watchedFD = 3 // pidfd of the container's process 1
 	pipeFD    = 4
+	programFD = 5 // Config.Stage, if there is one
 )
 
 // watch is the supervisor's side.
@@ -44,9 +45,9 @@ type watch struct {
 }
 
 // keepWatch has a watch over the process behind pidfd, which it closes, until
-// ended is closed. That there is none yet is no error: it tries again, and the
+// ended is closed, by stage or this program itself if that is nil. That there is none yet is no error: it tries again, and the
 // container is still bound to its supervisor by PR_SET_PDEATHSIG.
-func keepWatch(pidfd *os.File, ended <-chan struct{}) error {
+func keepWatch(pidfd, stage *os.File, ended <-chan struct{}) error {
 	defer func() { _ = pidfd.Close() }() // nothing was written
 	for delay := watchDelay; ; delay = watchRetry {
 		select {
@@ -54,15 +55,16 @@ func keepWatch(pidfd *os.File, ended <-chan struct{}) error {
 			return nil
 		case <-time.After(delay):
 		}
-		if w, err := startWatch(pidfd); err == nil {
+		if w, err := startWatch(pidfd, stage); err == nil {
 			<-ended
 			return w.stop()
 		}
 	}
 }
 
-// startWatch watches over the process behind pidfd, which stays the caller's.
-func startWatch(pidfd *os.File) (*watch, error) {
+// startWatch watches over the process behind pidfd, which stays the caller's, as stage
+// does.
+func startWatch(pidfd, stage *os.File) (*watch, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
@@ -71,7 +73,12 @@ func startWatch(pidfd *os.File) (*watch, error) {
 	// A session of its own: the terminal's Ctrl-C is not for it.
 	attr := &os.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
 		Files: []*os.File{nil, nil, nil, pidfd, r}}
-	proc, err := os.StartProcess(selfExe, []string{watchName}, attr)
+	program := selfExe
+	if stage != nil {
+		program = fmt.Sprintf("/proc/self/fd/%d", programFD)
+		attr.Files = append(attr.Files, stage)
+	}
+	proc, err := os.StartProcess(program, []string{watchName}, attr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), w.Close())
 	}

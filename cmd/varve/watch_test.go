@@ -34,6 +34,9 @@ func TestWatchStays(t *testing.T) {
 		})
 		time.Sleep(time.Second) // Go's runtime looks after its descriptors each 10 ms
 		require.Equal(t, watch, childNamed(t, supervisor, "varve-watch"), "it has not ended")
+		exe, err := os.Readlink("/proc/" + watch + "/exe")
+		require.NoError(t, err)
+		require.Equal(t, "/memfd:varve (deleted)", exe, "the small program")
 		for _, pid := range []string{watch, fmt.Sprint(supervisor)} {
 			require.NotContains(t, descriptors(t, pid), given.Name())
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/stage"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -27,6 +28,7 @@ const (
 // A supervisor is the process of one container, from its view to its end.
 type supervisor struct {
 	engine    *Engine
+	stage     *os.File // nil: this program itself is the stage
 	spec      Spec
 	dir       int // of the container
 	signals   chan os.Signal
@@ -78,6 +80,7 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 	if err != nil {
 		return codeFailed, err
 	}
+	s.stage, _ = stage.Open() // there is nothing else to do now; without it a start is slower
 	first, files, err := w.receiveRequest()
 	if errors.Is(err, io.EOF) { // who started this process says why
 		return codeFailed, nil
@@ -330,7 +333,7 @@ func (s *supervisor) config() (runner.Config, error) {
 		Root: filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName),
 		Args: s.spec.Args, Env: s.spec.Env, Cwd: s.spec.Cwd, Hostname: s.spec.Hostname, Mounts: s.spec.Mounts,
 		Terminal: s.spec.Terminal, Columns: s.columns, Rows: s.rows,
-		Rootless: ns != nil, Single: ns != nil && ns.Single,
+		Rootless: ns != nil, Single: ns != nil && ns.Single, Stage: s.stage,
 	}, nil
 }
 

@@ -99,9 +99,8 @@ func buildVarve() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "varve")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.version=test", "-o", path, "./cmd/varve")
-	cmd.Dir = filepath.Dir(filepath.Dir(filepath.Dir(self)))
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	root := filepath.Dir(filepath.Dir(filepath.Dir(self)))
+	cmd := exec.Command(filepath.Join(root, "scripts/build.sh"), path, "-ldflags", "-X main.version=test")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build varve: %w\n%s", err, out)
 	}

@@ -1,0 +1,19 @@
+// Command varve-stage sets a container up from the inside and becomes its program. It is
+// no command for people: varve has it in its own file, and executes it from memory.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/varvefs/varve/runner"
+)
+
+func main() {
+	runner.Stage() // does not come back in a process that varve started
+	fmt.Fprintln(os.Stderr, "varve-stage: this is a part of varve, which starts it")
+	os.Exit(125)
+}
