@@ -2,6 +2,7 @@ package layerdb
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -28,6 +29,7 @@ func (tx *Tx) PutContainer(c Container) error {
 	if err := tx.set(nameKey+c.Name, []byte(c.ID)); err != nil {
 		return err
 	}
+	tx.AfterCommit(func() { tx.store.hint(c.Name, c.ID) })
 	return putJSON(tx, containerKey+c.ID, &c)
 }
 
@@ -45,6 +47,12 @@ func (tx *Tx) RenameContainer(id, name string) error {
 	if err := tx.PutContainer(c); err != nil {
 		return err
 	}
+	// Durable, unlike the copy of a new container: after a power failure it would
+	// still say the old name, and a glance believe it.
+	if err := syncFile(filepath.Join(tx.store.ContainerDir(id), recordName)); err != nil {
+		return fmt.Errorf("rename container: %w", err)
+	}
+	tx.AfterCommit(func() { tx.store.dropHint(old, id) })
 	return tx.remove(nameKey + old)
 }
 
@@ -116,6 +124,7 @@ func (tx *Tx) DeleteContainer(id string) error {
 }
 
 func (tx *Tx) deleteRecord(c Container) error {
+	tx.AfterCommit(func() { tx.store.dropHint(c.Name, c.ID) })
 	if err := tx.remove(containerKey + c.ID); err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (s *Store) checkStranger() error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	ours := []string{lockName, dbName, layersName, chainsName, imagesName, containersName, lostName, tmpName, updatesName, versionName, versionName + ".new"}
+	ours := []string{lockName, dbName, layersName, chainsName, imagesName, containersName, lostName, namesName, tmpName, updatesName, versionName, versionName + ".new"}
 	for _, e := range list {
 		if !slices.Contains(ours, e.Name()) {
 			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.root, ErrNotStore, e.Name())
@@ -193,6 +193,9 @@ func WriteFile(name string, data []byte) error {
 	}
 	return syncDir(filepath.Dir(name))
 }
+
+// syncFile makes a file and its name durable.
+func syncFile(name string) error { return errors.Join(syncDir(name), syncDir(filepath.Dir(name))) }
 
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {

@@ -61,11 +61,7 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 
 // container finds a container and reads what was asked of it.
 func (e *Engine) container(name string) (layerdb.Container, Spec, error) {
-	var c layerdb.Container
-	err := e.store.View(func(tx *layerdb.Tx) (err error) {
-		c, err = tx.FindContainer(name)
-		return err
-	})
+	c, _, err := e.findState(name)
 	if err != nil {
 		return c, Spec{}, err
 	}
@@ -73,8 +69,14 @@ func (e *Engine) container(name string) (layerdb.Container, Spec, error) {
 	return c, spec, err
 }
 
-// findState is container for who wants to know how it fares.
+// findState finds a container and reads how it fares. One that runs is found without
+// the database, which takes a third of the time of an exec to open.
 func (e *Engine) findState(name string) (c layerdb.Container, state State, err error) {
+	if c, found := e.store.GlanceContainer(name); found {
+		if state, err := e.readState(c.ID); err == nil && state.Up() {
+			return c, state, nil
+		}
+	}
 	err = e.store.View(func(tx *layerdb.Tx) error {
 		c, err = tx.FindContainer(name)
 		return err
