@@ -1,6 +1,3 @@
-// Command varve-stage sets a container up from the inside and becomes its program. It is
-// no command for people: varve has it in its own file, and executes it from memory.
-//
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 package main
