@@ -41,7 +41,7 @@ func (e *Engine) attach(id string, spec Spec, opt *AttachOptions) (*Session, err
 	if !spec.Stdin {
 		opt.Stdin = nil
 	}
-	if err := s.ask(doAttach, opt, false, spec.Terminal); err != nil {
+	if err := s.ask(request{Do: doAttach}, opt, false, spec.Terminal); err != nil {
 		w.close()
 		return nil, err
 	}

@@ -159,13 +159,16 @@ func parseLog(opt CreateOptions) (LogOptions, error) {
 	return l, nil
 }
 
-// create records a container and its directory in one change, in this state. ready is called as
-// soon as the record is durable; create returns a little later, when the database
-// is closed.
-func (e *Engine) create(spec Spec, opt CreateOptions, state State, ready func()) error {
-	err := e.createBy(e.updateFew, mostArgs, spec, opt, state, ready)
+// steps are called while a container is created: made when its directory is in its
+// place, recorded when its record is durable; it fails, if it does, before.
+type steps struct{ made, recorded func() }
+
+// create records a container and its directory in one change, in this state. It returns
+// a little after the last step, when the database is closed.
+func (e *Engine) create(spec Spec, opt CreateOptions, state State, on steps) error {
+	err := e.createBy(e.updateFew, mostArgs, spec, opt, state, on)
 	if errors.Is(err, errManyArgs) {
-		return e.createBy(e.update, math.MaxInt, spec, opt, state, ready)
+		return e.createBy(e.update, math.MaxInt, spec, opt, state, on)
 	}
 	return err
 }
@@ -177,7 +180,7 @@ const mostArgs = 4 << 10
 var errManyArgs = errors.New("many arguments")
 
 func (e *Engine) createBy(
-	update func(func(*layerdb.Tx) error) error, args int, spec Spec, opt CreateOptions, state State, ready func(),
+	update func(func(*layerdb.Tx) error) error, args int, spec Spec, opt CreateOptions, state State, on steps,
 ) error {
 	stage, err := e.stageContainer()
 	if err != nil {
@@ -200,8 +203,12 @@ func (e *Engine) createBy(
 		if err := tx.Publish(stage, e.store.ContainerDir(spec.ID)); err != nil {
 			return err
 		}
-		tx.AfterCommit(ready)
-		return putContainer(tx, opt, image, &spec)
+		tx.AfterCommit(on.recorded)
+		err = putContainer(tx, opt, image, &spec)
+		if err == nil {
+			on.made()
+		}
+		return err
 	})
 	return errors.Join(err, stage.Discard())
 }

@@ -83,12 +83,20 @@ func newSession(e *Engine, id string) *Session {
 
 // ask sends the request that makes the session, and begins to listen. With opt nil
 // no stream is connected.
-func (s *Session) ask(do string, opt *AttachOptions, foreground, terminal bool) error {
-	r := request{Do: do}
+func (s *Session) ask(r request, opt *AttachOptions, foreground, terminal bool) error {
+	if err := s.request(r, opt, foreground, terminal); err != nil {
+		return err
+	}
+	go s.listen()
+	return nil
+}
+
+// request is ask for who listens later.
+func (s *Session) request(r request, opt *AttachOptions, foreground, terminal bool) error {
 	var files, ours []*os.File
 	if opt != nil {
 		var err error
-		if r.Attach, files, ours, err = s.connect(opt, do == doBegin, terminal); err != nil {
+		if r.Attach, files, ours, err = s.connect(opt, r.Do == doBegin, terminal); err != nil {
 			return err
 		}
 		r.Attach.Foreground = foreground
@@ -97,11 +105,15 @@ func (s *Session) ask(do string, opt *AttachOptions, foreground, terminal bool) 
 	r.Files = len(files)
 	err := s.wire.send(r, files...)
 	closeAll(ours)
-	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) { // listen hears why
-		return err
+	return ifListening(err)
+}
+
+// ifListening drops the error of a supervisor that has ended: listen hears why.
+func ifListening(err error) error {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil
 	}
-	go s.listen()
-	return nil
+	return err
 }
 
 // restore adds the terminal to be put back.

@@ -23,13 +23,13 @@ func (e *Engine) Create(opt CreateOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return spec.ID, e.create(spec, opt, State{Status: Created}, func() {})
+	return spec.ID, e.create(spec, opt, State{Status: Created}, steps{func() {}, func() {}})
 }
 
 // Run creates a container and starts its supervisor, which runs the program with the
-// streams of attach connected; nil is none of them. The record of the container is
-// durable before the program runs. To save time the supervisor is started first, and
-// waits for the record.
+// streams of attach connected; nil is none of them. To save time the supervisor is
+// started first, and makes the view while the record of the container is being made
+// durable, which it is before the program runs.
 func (e *Engine) Run(opt CreateOptions, attach *AttachOptions) (*Session, error) {
 	spec, err := newSpec(opt)
 	if err != nil {
@@ -42,20 +42,36 @@ func (e *Engine) Run(opt CreateOptions, attach *AttachOptions) (*Session, error)
 		return nil, fmt.Errorf("start the supervisor: %w", err)
 	}
 	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
-	ready := make(chan struct{})
-	go func() { s.created <- e.create(spec, opt, state, func() { close(ready) }) }()
-	select {
-	case <-ready:
-	case err := <-s.created:
-		if err != nil {
-			return nil, s.giveUp(err)
-		}
-		s.created <- nil // both were ready at once
+	made, recorded := make(chan struct{}), make(chan struct{})
+	go func() {
+		s.created <- e.create(spec, opt, state, steps{func() { close(made) }, func() { close(recorded) }})
+	}()
+	err = s.reach(made)
+	if err == nil {
+		err = s.request(request{Do: doBegin, Await: true}, attach, true, spec.Terminal)
 	}
-	if err := s.ask(doBegin, attach, true, spec.Terminal); err != nil {
+	if err == nil {
+		err = s.reach(recorded)
+	}
+	if err == nil {
+		err = ifListening(s.wire.send(request{Do: doRecorded}))
+	}
+	if err != nil {
 		return nil, s.giveUp(err)
 	}
+	go s.listen()
 	return s, nil
+}
+
+// reach waits for a step of the creation, or for its failure.
+func (s *Session) reach(step chan struct{}) error {
+	select {
+	case <-step:
+		return nil
+	case err := <-s.created:
+		s.created <- err // for who waits for the end of the creation
+		return err       // nil: both were ready at once
+	}
 }
 
 // giveUp ends the supervisor, which sees that nobody asks anything of it.
@@ -139,7 +155,7 @@ func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
 	if err := e.writeState(c.ID, state); err != nil {
 		return nil, s.giveUp(err)
 	}
-	if err := s.ask(doBegin, attach, true, spec.Terminal); err != nil {
+	if err := s.ask(request{Do: doBegin}, attach, true, spec.Terminal); err != nil {
 		return nil, s.giveUp(err)
 	}
 	_ = s.Started() // Wait or Started tell of a failure; until then nobody else may start it

@@ -39,6 +39,7 @@ type supervisor struct {
 	log       *logFile
 	out       [2]*outflow // by stream
 	door      *controlSocket
+	awaits    bool     // the word that the container is recorded
 	passed    *os.File // stdin of the one who started the container, if it is the program's
 
 	ended  chan struct{} // closed when the container is at its end, and ending final
@@ -92,16 +93,22 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 		return codeFailed, err
 	}
 	starter := s.newGuest(w)
+	s.awaits = first.Await
 	if err = s.begin(id); err == nil {
 		err = s.admit(starter, first.Attach, starter.unwrap(first, files))
 	}
 	if err == nil {
 		code, err = s.live(starter)
+	} else if recordErr := s.awaitRecord(starter); recordErr != nil {
+		err = recordErr
 	}
 	if err != nil {
 		code = exitCodeOf(err)
 	}
 	err = errors.Join(err, s.end(code, err))
+	if errors.Is(err, errUnrecorded) {
+		return codeFailed, nil
+	}
 	s.farewell(starter, code, err)
 	return code, err
 }
@@ -168,7 +175,11 @@ func exitCodeOf(err error) int {
 // live mounts the view and runs the program in it, again and again if that is its
 // policy.
 func (s *supervisor) live(starter *guest) (int, error) {
-	if err := s.mount(); err != nil {
+	err := s.mount()
+	if recordErr := s.awaitRecord(starter); err == nil {
+		err = recordErr
+	}
+	if err != nil {
 		return 0, err
 	}
 	pause := firstPause
@@ -203,6 +214,28 @@ func (s *supervisor) live(starter *guest) (int, error) {
 		}
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// errUnrecorded: there will be no container.
+var errUnrecorded = errors.New("it was not recorded")
+
+// awaitRecord waits for the word that the container is recorded, if there is to be one.
+// Signals may come before.
+func (s *supervisor) awaitRecord(starter *guest) error {
+	for s.awaits {
+		r, files, err := starter.wire.receiveRequest()
+		if err != nil {
+			return errUnrecorded // who started this process says why
+		}
+		if r.Do == doRecorded {
+			s.awaits = false
+			return nil
+		}
+		if err := s.answer(starter, r, files); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // How long a container rests before it is started again: docker's figures.
@@ -364,6 +397,9 @@ func (s *supervisor) end(code int, failure error) error {
 	}
 	s.log.close()
 	errs = append(errs, s.removeGroup())
+	if s.awaits { // the directory is no container's
+		return errors.Join(errs...)
+	}
 	if s.spec.Remove {
 		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
 	}

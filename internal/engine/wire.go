@@ -44,17 +44,21 @@ type request struct {
 	// Restore says that the last descriptor is the terminal of the one who asks, to be put
 	// back to how it is should he vanish.
 	Restore bool `json:"restore,omitempty"`
+	// Await says that the program must not run before the word that its container is
+	// recorded; if the connection ends instead there will be no container.
+	Await bool `json:"await,omitempty"`
 }
 
 // What can be asked.
 const (
-	doBegin  = "begin" // of the one who started the supervisor only, and the first thing
-	doAttach = "attach"
-	doSignal = "signal"
-	doStop   = "stop" // answered when the container has ended
-	doWait   = "wait" // likewise
-	doBye    = "bye"  // he will hang up now, and has put his terminal back himself
-	doExec   = "exec" // answered when the program has started, and when it has ended
+	doBegin    = "begin"    // of the one who started the supervisor only, and the first thing
+	doRecorded = "recorded" // of the same one, if he has said that it would come
+	doAttach   = "attach"
+	doSignal   = "signal"
+	doStop     = "stop" // answered when the container has ended
+	doWait     = "wait" // likewise
+	doBye      = "bye"  // he will hang up now, and has put his terminal back himself
+	doExec     = "exec" // answered when the program has started, and when it has ended
 
 	doHold    = "hold" // answered when all programs stand still, which they do until he lets go or hangs up
 	doRelease = "release"
