@@ -24,6 +24,9 @@ type Mount struct {
 	Source   string // absolute path on the host; has to exist
 	Target   string // absolute path in the container; made where it is missing
 	ReadOnly bool   // also all that is mounted below Source
+	// Cover puts it over the name itself, and never where a link of that name leads. Where
+	// the name is missing it is made without a change of the directory's times.
+	Cover bool
 }
 
 // Tmpfs is an empty file system in memory.

@@ -3,6 +3,7 @@ package runner
 import (
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -367,4 +368,54 @@ func TestReleaseAgentIsOutOfReach(t *testing.T) {
 		require.Equal(t, "done\n", text)
 	}
 	require.NoFileExists(t, canary)
+}
+
+// The container's own files of /etc go over names, never where links lead.
+func TestOwnFilesCoverNames(t *testing.T) {
+	needRoot(t)
+	bird, own := newCanary(t), filepath.Join(t.TempDir(), "own")
+	require.NoError(t, os.WriteFile(own, []byte("own\n"), 0o644))
+	for what, link := range map[string]func(root string) error{
+		"a file of the host": func(root string) error {
+			return os.Symlink(filepath.Join(bird.dir, "file"), filepath.Join(root, "etc/hosts"))
+		},
+		"a way out": func(root string) error {
+			return os.Symlink(strings.Repeat("../", 20)+bird.dir+"/file", filepath.Join(root, "etc/hosts"))
+		},
+		"/etc itself": func(root string) error {
+			return errors.Join(os.Remove(filepath.Join(root, "etc")), os.MkdirAll(filepath.Join(root, bird.dir), 0o755),
+				os.Symlink(bird.dir, filepath.Join(root, "etc")))
+		},
+	} {
+		root := busyboxRoot(t)
+		require.NoError(t, link(root), what)
+		text, code := output(t, withMounts(sh(root, "cat /etc/hosts; echo new > /etc/hosts"), Mount{Source: own, Target: "/etc/hosts", Cover: true}))
+		require.Zero(t, code, text)
+		require.Equal(t, "own\n", text, what)
+		require.NoError(t, os.WriteFile(own, []byte("own\n"), 0o644))
+		bird.requireAlive(t)
+	}
+	root := busyboxRoot(t)
+	require.NoError(t, os.Remove(filepath.Join(root, "etc")))
+	require.NoError(t, os.Symlink("/proc/sys/kernel", filepath.Join(root, "etc")))
+	_, err := Start(withMounts(sh(root, "true"), Mount{Source: own, Target: "/etc/hostname", Cover: true}))
+	require.ErrorContains(t, err, "refused, as the target is inside /proc")
+}
+
+// A name that is made to be covered changes no times.
+func TestCoveredNameIsMadeQuietly(t *testing.T) {
+	needRoot(t)
+	root, own := busyboxRoot(t), filepath.Join(t.TempDir(), "own")
+	require.NoError(t, os.WriteFile(own, []byte("own\n"), 0o644))
+	then := time.Unix(1e9, 0)
+	require.NoError(t, os.Chtimes(filepath.Join(root, "etc"), then, then))
+	text, code := output(t, withMounts(sh(root, "cat /etc/hosts"), Mount{Source: own, Target: "/etc/hosts", Cover: true}))
+	require.Zero(t, code, text)
+	require.Equal(t, "own\n", text)
+	info, err := os.Stat(filepath.Join(root, "etc"))
+	require.NoError(t, err)
+	require.Equal(t, then, info.ModTime())
+	info, err = os.Stat(filepath.Join(root, "etc/hosts"))
+	require.NoError(t, err)
+	require.Zero(t, info.Size())
 }

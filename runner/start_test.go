@@ -84,8 +84,8 @@ func TestBadConfigIsRefused(t *testing.T) {
 		"no command specified":     {Root: "/x"},
 		"is not an absolute path":  {Root: "x", Args: []string{"a"}},
 		"needs to be an absolute":  {Root: "/x", Args: []string{"a"}, Cwd: "b"},
-		"both paths need to be":    {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"a", "/b", false}}},
-		"destination can't be '/'": {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{"/a", "/b/..", false}}},
+		"both paths need to be":    {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{Source: "a", Target: "/b"}}},
+		"destination can't be '/'": {Root: "/x", Args: []string{"a"}, Mounts: []Mount{{Source: "/a", Target: "/b/.."}}},
 		"has a NUL byte in it":     {Root: "/x", Args: []string{"a\x00b"}},
 	} {
 		_, err := Start(cfg)

@@ -37,19 +37,22 @@ func openVolume(m Mount) (int, error) {
 func mountVolumes(root int, out *outside, cfg *Config) error {
 	type point struct {
 		target, what string
+		cover        bool
 		open         func() (int, error)
 	}
 	var list []point
 	for i, m := range cfg.Mounts {
-		list = append(list, point{m.Target, m.Source, func() (int, error) { return out.volumes[i], nil }})
+		list = append(list, point{m.Target, m.Source, m.Cover, func() (int, error) { return out.volumes[i], nil }})
 	}
 	for _, t := range cfg.Tmpfs {
-		list = append(list, point{t.Target, "tmpfs", t.open})
+		list = append(list, point{t.Target, "tmpfs", false, t.open})
 	}
 	slices.SortStableFunc(list, func(a, b point) int { return cmp.Compare(depth(a.target), depth(b.target)) })
 	for _, p := range list {
 		fd, err := p.open()
-		if err == nil {
+		if err == nil && p.cover {
+			err = coverFile(root, fd, p.target)
+		} else if err == nil {
 			err = mountVolume(root, fd, p.target)
 		}
 		if err != nil {
@@ -143,4 +146,50 @@ func (t Tmpfs) open() (int, error) {
 		return -1, err
 	}
 	return newMount("tmpfs", attrs, append([]string{"mode=1777"}, told...)...)
+}
+
+// coverFile puts the file over the name target, whatever that is but a directory. On a
+// volume that can not be written and does not have it there is nothing to be covered.
+func coverFile(root, file int, target string) error {
+	dir, err := at.MakeDirs(root, path.Dir(target), 0o755)
+	if errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("%s is not a directory (a dangling symbolic link is not followed)", path.Dir(target))
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dir) }() // O_PATH
+	if err = refuseProc(dir); err != nil {
+		return err
+	}
+	name := path.Base(target)
+	fd, err := at.Open(dir, name, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) {
+		fd, err = makeQuietly(dir, name)
+	}
+	if errors.Is(err, unix.EROFS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // O_PATH, or empty
+	return attach(file, fd)
+}
+
+// makeQuietly makes an empty file, and leaves the times of the directory as they were.
+func makeQuietly(dir int, name string) (int, error) {
+	var st unix.Stat_t
+	if err := at.Stat(dir, "", &st); err != nil {
+		return -1, err
+	}
+	fd, err := at.Open(dir, name, unix.O_RDONLY|unix.O_CREAT|unix.O_EXCL, 0o755)
+	if err != nil {
+		return -1, err
+	}
+	if err = at.Utimes(dir, "", unix.Timespec{Nsec: unix.UTIME_OMIT}, st.Mtim); err != nil {
+		_ = unix.Close(fd) // empty
+		return -1, err
+	}
+	return fd, nil
 }

@@ -41,6 +41,7 @@ func (a *creation) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&opt.LogOpts, "log-opt", nil, "of its log: max-size=20m, max-file=5")
 	a.want.flags(cmd)
 	isolationFlags(cmd, &a.opt.Isolation)
+	namingFlags(cmd, &a.opt.Naming)
 }
 
 // read makes the options of flags and arguments.

@@ -23,7 +23,7 @@ func (c *cli) run() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [OPTIONS] IMAGE [COMMAND] [ARG...]",
 		Short: "Create a container from an image and run a command in it",
-		Example: "  varve run --rm host sh -c 'rm -rf /etc; ls /'   # nothing happens to this machine's /etc\n" +
+		Example: "  varve run --rm host sh -c 'rm -rf /home; ls /'   # nothing happens to this machine's /home\n" +
 			"  varve run -it --name work mine:1 sh\n" +
 			"  varve run -d --name web --restart on-failure mine:1 serve",
 		Args: rangeArgs(1, -1),

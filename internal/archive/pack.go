@@ -30,6 +30,9 @@ type PackOptions struct {
 	// out, and so is a directory that differs in nothing and of which nothing is left.
 	// Files with several names stay, for the names belong together.
 	Below func(path string) (File, bool, error)
+	// Placeholder, if not nil, tells of what Below has nothing for whether it is left out
+	// as well; a directory comes if there is something in it that does.
+	Placeholder func(path string, st *unix.Stat_t) bool
 }
 
 // PackUpper makes a layer of the upper directory at the path upper, and only of
@@ -59,7 +62,7 @@ func PackUpper(upper, dir string, opt PackOptions) (Unpacked, error) {
 	if err != nil {
 		return Unpacked{}, err
 	}
-	p := &packer{layer: layer, upper: root, move: opt.Move, below: opt.Below, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
+	p := &packer{layer: layer, upper: root, move: opt.Move, below: opt.Below, placeholder: opt.Placeholder, sum: newHasher(), links: map[inode]string{}, buf: make([]byte, chunkSize)}
 	p.tar = tar.NewWriter(io.MultiWriter(p.sum, layer.split))
 	err = p.run()
 	sum := p.sum.Sum()
@@ -79,11 +82,13 @@ type packer struct {
 	upper int
 	move  bool
 	below func(path string) (File, bool, error) // nil: all is packed
-	sum   *hasher
-	tar   *tar.Writer
-	links map[inode]string // files with several names, and the first of them
-	buf   []byte
-	out   Unpacked
+	// placeholder is Placeholder of PackOptions
+	placeholder func(path string, st *unix.Stat_t) bool
+	sum         *hasher
+	tar         *tar.Writer
+	links       map[inode]string // files with several names, and the first of them
+	buf         []byte
+	out         Unpacked
 }
 
 func (p *packer) run() error {

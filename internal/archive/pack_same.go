@@ -17,12 +17,15 @@ import (
 // the data is another matter.
 func (p *packer) inChain(dir int, base, path string) (bool, error) {
 	lower, ok, err := p.below(path)
-	if err != nil || !ok {
+	if err != nil || !ok && p.placeholder == nil {
 		return false, err
 	}
 	var st unix.Stat_t
 	if err := at.Stat(dir, base, &st); err != nil {
 		return false, err
+	}
+	if !ok {
+		return p.placeholder(path, &st), nil
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != lower.Stat.Mode&unix.S_IFMT {

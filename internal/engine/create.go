@@ -296,7 +296,7 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 	if len(s.Args) == 0 {
 		return errors.New("no command specified: the image has none of its own, so name one after it")
 	}
-	s.Hostname = cmp.Or(s.Sandbox.Hostname, s.ID[:12])
+	s.Hostname = cmp.Or(s.Sandbox.hostname(), s.ID[:12])
 	if err := s.fillLabels(opt); err != nil {
 		return err
 	}

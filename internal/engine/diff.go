@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/unionfs"
@@ -52,6 +53,9 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 	}
 	defer func() { _ = unix.Close(upper) }() // read only
 	d := differ{tree: tree}
+	if d.ids, err = idsOf(spec); err != nil {
+		return nil, err
+	}
 	if err := d.walk(upper, ""); err != nil {
 		return nil, fmt.Errorf("compare the layers: %w", err)
 	}
@@ -89,6 +93,7 @@ func (e *Engine) findState(name string) (c layerdb.Container, state State, err e
 
 type differ struct {
 	tree    *unionfs.Tree
+	ids     ids
 	changes []Change
 }
 
@@ -136,6 +141,14 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 	if err != nil {
 		return err
 	}
+	var st unix.Stat_t
+	if err := at.Stat(dir, entry.Name, &st); err != nil {
+		return err
+	}
+	if isDir := entry.Type == unix.DT_DIR; below && isDir && d.sameDirectory(&st, dir, entry.Name, lower) ||
+		!below && isPlaceholder(path, &st) {
+		return d.quietly(dir, path, entry)
+	}
 	if below {
 		d.add(Changed, path)
 	} else {
@@ -153,6 +166,42 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
 	return d.walk(fd, path)
+}
+
+// sameDirectory tells whether a directory of the upper is shown as the one below is: it
+// came up only on the way to something in it.
+func (d *differ) sameDirectory(st *unix.Stat_t, dir int, name string, lower unionfs.Entry) bool {
+	old, err := treeFile(lower, d.ids)
+	if err != nil || old.Stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return false
+	}
+	now := archive.File{Path: lower.Path, Stat: *st}
+	if owner, err := at.Getxattr(dir, name, archive.OverrideAttr); err == nil {
+		now.Xattrs = map[string][]byte{archive.OverrideAttr: owner}
+	}
+	if err = d.ids.show(&now); err != nil {
+		return false
+	}
+	a, b := &now.Stat, &old.Stat
+	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Mtim == b.Mtim
+}
+
+// quietly notes what changed in a directory that is no change itself, and the directory
+// only if there is something.
+func (d *differ) quietly(dir int, path string, entry at.Dirent) error {
+	if entry.Type != unix.DT_DIR {
+		return nil
+	}
+	before := len(d.changes)
+	fd, err := at.OpenDir(dir, entry.Name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	if err = d.walk(fd, path); err == nil && len(d.changes) > before {
+		d.add(Changed, path)
+	}
+	return err
 }
 
 // deleteBelow notes that what was in a lower directory is gone, since something

@@ -252,6 +252,9 @@ type ContainerInspect struct {
 	Driver          string
 	Platform        string
 	RestartCount    int
+	ResolvConfPath  string
+	HostnamePath    string
+	HostsPath       string
 	LogPath         string
 	HostConfig      InspectHostConfig
 	GraphDriver     InspectDriver
@@ -291,6 +294,10 @@ type InspectHostConfig struct {
 	AutoRemove    bool
 	RestartPolicy InspectRestart
 	LogConfig     InspectLog
+	DNS           []string `json:"Dns"`
+	DNSOptions    []string `json:"DnsOptions"`
+	DNSSearch     []string `json:"DnsSearch"`
+	ExtraHosts    []string
 }
 
 // InspectRestart is when a container is started again.
@@ -337,6 +344,9 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 		Upper: e.upper(c.ID), Index: e.indexFile(spec.Layers),
 		HostConfig:      inspectHost(spec),
 		RestartCount:    state.Restarts,
+		ResolvConfPath:  e.etcFile(c.ID, "resolv.conf"),
+		HostnamePath:    e.etcFile(c.ID, "hostname"),
+		HostsPath:       e.etcFile(c.ID, "hosts"),
 		LogPath:         e.logPath(c.ID, spec),
 		NetworkSettings: InspectNetwork{Ports: map[string][]struct{}{}},
 	}
@@ -374,12 +384,27 @@ func inspectHost(spec Spec) InspectHostConfig {
 		Binds: []string{}, NetworkMode: "host", AutoRemove: spec.Remove,
 		RestartPolicy: InspectRestart{cmp.Or(spec.Restart.Name, "no"), spec.Restart.Max},
 		LogConfig:     InspectLog{cmp.Or(spec.Log.Driver, logJSON), map[string]string{}},
+		DNS:           notNil(spec.Sandbox.Naming.DNS),
+		DNSOptions:    notNil(spec.Sandbox.Naming.DNSOptions),
+		DNSSearch:     notNil(spec.Sandbox.Naming.DNSSearch),
+		ExtraHosts:    notNil(spec.Sandbox.Naming.ExtraHosts),
+	}
+	if spec.Sandbox.NoNetwork {
+		out.NetworkMode = "none"
 	}
 	if spec.Log.Driver == logJSON {
 		out.LogConfig.Config["max-size"] = strconv.FormatInt(spec.Log.MaxSize, 10)
 		out.LogConfig.Config["max-file"] = strconv.Itoa(spec.Log.MaxFiles)
 	}
 	return out
+}
+
+// notNil has an empty list shown as one.
+func notNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
 }
 
 // logPath is the newest file of a container's log, "" if it keeps none.

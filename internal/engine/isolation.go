@@ -34,6 +34,7 @@ type Isolation struct {
 	MountSpecs  []string // docker's --mount: type=bind|tmpfs,source=…,target=…
 	ShmSize     int64    // bytes; 0 is docker's
 	OOMScoreAdj int      // 0 is as ours
+	Naming      Naming
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an
@@ -53,11 +54,13 @@ type Sandbox struct {
 
 	Hostname    string         `json:"hostname,omitempty"` // as asked for
 	NoNetwork   bool           `json:"no_network,omitempty"`
+	HostNetwork bool           `json:"host_network,omitempty"` // asked for, and not only what there is
 	ReadOnly    bool           `json:"read_only,omitempty"`
 	Tmpfs       []runner.Tmpfs `json:"tmpfs,omitempty"`
 	Mounts      []runner.Mount `json:"mounts,omitempty"` // of --mount
 	ShmSize     int64          `json:"shm_size,omitempty"`
 	OOMScoreAdj int            `json:"oom_score_adj,omitempty"`
+	Naming      Naming         `json:"naming,omitzero"`
 }
 
 // sandbox works out what can be without the image.
@@ -66,6 +69,8 @@ func (i Isolation) sandbox() (Sandbox, error) {
 	box.Hostname, box.ReadOnly, box.ShmSize, box.OOMScoreAdj = i.Hostname, i.ReadOnly, i.ShmSize, i.OOMScoreAdj
 	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt),
 		box.setNetwork(i.Network), box.setMounts(i))
+	box.Naming = i.Naming
+	err = errors.Join(err, box.Naming.check(box.NoNetwork))
 	if i.OOMScoreAdj < -1000 || i.OOMScoreAdj > 1000 {
 		err = errors.Join(err, fmt.Errorf("invalid value %d, range for oom score adj is [-1000, 1000]", i.OOMScoreAdj))
 	}

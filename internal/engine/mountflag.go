@@ -12,7 +12,9 @@ import (
 // setNetwork reads docker's --network.
 func (b *Sandbox) setNetwork(name string) error {
 	switch name {
-	case "", "host":
+	case "":
+	case "host":
+		b.HostNetwork = true
 	case "none":
 		b.NoNetwork = true
 	default:

@@ -107,6 +107,7 @@ func (p *packing) packFrom(upper, dir string, move bool) (archive.Unpacked, erro
 		return archive.Unpacked{}, err
 	}
 	ids.overflow = false // a file of nobody's is not root's
+	opt.Placeholder = isPlaceholder
 	opt.Below = func(path string) (archive.File, bool, error) {
 		entry, err := tree.Lookup(path)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -82,6 +82,9 @@ type State struct {
 	Started    time.Time `json:"started,omitzero"`
 	Finished   time.Time `json:"finished,omitzero"`
 	Restarts   int       `json:"restarts,omitempty"` // by its policy, since it was started
+	// Etc says when the files of etcNames were made: one with another time was changed
+	// by the program.
+	Etc map[string]int64 `json:"etc,omitempty"`
 
 	// Group is where the container's processes are; while it is Created, where
 	// they will be, if that can be made.

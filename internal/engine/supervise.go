@@ -326,6 +326,9 @@ func (s *supervisor) start() (*streams, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err = s.dressEtc(&cfg); err != nil {
+		return nil, err
+	}
 	f, err := s.openStreams(&cfg)
 	if err != nil {
 		return nil, err
