@@ -53,6 +53,10 @@ type Config struct {
 	Mounts   []Mount
 	Network  Network
 
+	// Init has a small process 1 that starts the program, hands signals on to it, and
+	// waits for processes that were orphaned.
+	Init bool
+
 	// Terminal gives the program a terminal of its own as descriptors 0 to 2,
 	// whose other side is Process.Console; Stdin, Stdout and Stderr are not
 	// used then.

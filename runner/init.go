@@ -167,7 +167,7 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 // execute is the last step: every descriptor but 0 to 2 closes with execve. A bound
 // program dies with the thread that started it.
 func execute(control *link, program string, o *order, bound bool) error {
-	cfg := &o.Config
+	cfg, tiny := &o.Config, -1
 	if err := resetSignals(); err != nil {
 		return err
 	}
@@ -175,16 +175,28 @@ func execute(control *link, program string, o *order, bound bool) error {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close_range: %w", tooOld(err))
 	}
+	if bound && cfg.Init {
+		var err error
+		if tiny, err = openTiny(program); err != nil {
+			return err
+		}
+		if _, err = unix.FcntlInt(controlFD, unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("fcntl: %w", err)
+		}
+	}
 	if bound {
 		if err := bindToParent(control); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, "", -1)); err != nil {
+	if err := errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, program, -1)); err != nil {
 		return err
 	}
 	if err := confine(o); err != nil {
 		return err
+	}
+	if tiny >= 0 {
+		return executeTiny(tiny, cfg)
 	}
 	return execError(program, unix.Exec(program, cfg.Args, cfg.Env))
 }

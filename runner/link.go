@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +17,8 @@ type link struct{ file *os.File }
 
 const (
 	msgConsole       = 'c' // carries the terminal's master side
-	msgReady         = 'r' // the next thing is execve
+	msgReady         = 'r' // the next thing is execve, of this program
+	msgExecFailed    = 'f' // which gave this errno: four bytes
 	msgNotFound      = 'n'
 	msgNotExecutable = 'x'
 	msgError         = 'e'
@@ -50,11 +52,14 @@ func (l *link) close() { _ = l.file.Close() } // a socket: nothing is written ba
 
 // awaitExec reads messages until the stage has become the program, or failed.
 func (l *link) awaitExec() (console *os.File, err error) {
-	ready := false
+	ready, program := false, ""
 	for {
 		kind, text, file, err := l.receive()
 		if err == nil && kind == 0 && !ready {
 			err = errSilent
+		}
+		if err == nil && kind == msgExecFailed && len(text) == 4 {
+			err = execError(program, unix.Errno(binary.LittleEndian.Uint32([]byte(text))))
 		}
 		if err == nil && (kind == msgNotFound || kind == msgNotExecutable || kind == msgError) {
 			err = &initError{text: text, kind: map[byte]error{
@@ -70,7 +75,7 @@ func (l *link) awaitExec() (console *os.File, err error) {
 		case 0:
 			return console, nil
 		case msgReady:
-			ready = true
+			ready, program = true, text
 		case msgConsole:
 			console = file
 		}

@@ -25,6 +25,7 @@ func (a *creation) flags(cmd *cobra.Command) {
 	f.BoolVarP(&opt.Stdin, "interactive", "i", false, "give the command this stdin")
 	f.BoolVarP(&opt.Terminal, "tty", "t", false, "give the command a terminal")
 	f.BoolVar(&opt.Remove, "rm", false, "remove the container when it ends")
+	f.BoolVar(&opt.Init, "init", false, "have a process 1 that hands signals on to the command, and waits for orphans")
 	f.StringVar(&opt.Name, "name", "", "name the container (default: one is made up)")
 	f.StringArrayVarP(&opt.Env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
 	f.StringArrayVar(&opt.EnvFiles, "env-file", nil, "set what the lines of this file say")

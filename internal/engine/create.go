@@ -33,6 +33,7 @@ type CreateOptions struct {
 	Stdin    bool
 	Terminal bool
 	Remove   bool // when it ends
+	Init     bool // a process 1 of ours, which starts the command
 	Isolation
 	Detached bool // stdin stays open when whoever is attached goes
 
@@ -70,6 +71,7 @@ func newSpec(opt CreateOptions) (s Spec, err error) {
 	}
 	s = Spec{
 		ID: newID(), Terminal: opt.Terminal, Stdin: opt.Stdin, StdinOnce: opt.Stdin && !opt.Detached, Remove: opt.Remove,
+		Init: opt.Init,
 		StopTimeout: opt.StopTimeout,
 	}
 	if s.Restart, err = parseRestart(opt.Restart); err != nil {

@@ -50,7 +50,7 @@ func (n *Naming) check(noNetwork bool) error {
 	}
 	for _, text := range n.DNS {
 		if _, err := netip.ParseAddr(text); err != nil {
-			return bad(text, "dns", fmt.Errorf("IP address is not correctly formatted: %s", text)) //lint:ignore ST1005 docker's words
+			return bad(text, "dns", fmt.Errorf("IP address is not correctly formatted: %s", text))
 		}
 	}
 	for _, text := range n.DNSSearch {

@@ -298,6 +298,7 @@ type InspectHostConfig struct {
 	DNSOptions    []string `json:"DnsOptions"`
 	DNSSearch     []string `json:"DnsSearch"`
 	ExtraHosts    []string
+	Init          *bool `json:",omitempty"`
 }
 
 // InspectRestart is when a container is started again.
@@ -388,6 +389,9 @@ func inspectHost(spec Spec) InspectHostConfig {
 		DNSOptions:    notNil(spec.Sandbox.Naming.DNSOptions),
 		DNSSearch:     notNil(spec.Sandbox.Naming.DNSSearch),
 		ExtraHosts:    notNil(spec.Sandbox.Naming.ExtraHosts),
+	}
+	if spec.Init {
+		out.Init = &spec.Init
 	}
 	if spec.Sandbox.NoNetwork {
 		out.NetworkMode = "none"

@@ -38,6 +38,7 @@ type Spec struct {
 	Terminal bool           `json:"terminal,omitempty"`
 	Stdin    bool           `json:"stdin,omitempty"` // -i
 	Remove   bool           `json:"remove,omitempty"`
+	Init     bool           `json:"init,omitempty"`
 	// StdinOnce: stdin is that of the first who is attached, and ends with it.
 	StdinOnce bool          `json:"stdin_once,omitempty"`
 	Log       LogOptions    `json:"log"`

@@ -326,6 +326,7 @@ func (s *supervisor) start() (*streams, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Init = s.spec.Init
 	if err = s.dressEtc(&cfg); err != nil {
 		return nil, err
 	}

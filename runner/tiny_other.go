@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package runner
+
+const tinyMachine = 0
+
+func tinyInstructions() []byte { return nil }
