@@ -71,7 +71,7 @@ func newSpec(opt CreateOptions) (s Spec, err error) {
 	}
 	s = Spec{
 		ID: newID(), Terminal: opt.Terminal, Stdin: opt.Stdin, StdinOnce: opt.Stdin && !opt.Detached, Remove: opt.Remove,
-		Init: opt.Init,
+		Init:        opt.Init,
 		StopTimeout: opt.StopTimeout,
 	}
 	if s.Restart, err = parseRestart(opt.Restart); err != nil {
