@@ -16,13 +16,13 @@
 #define PRCTL 157
 #define EXIT 231 // of all threads
 
-// func tinyCode()
+// tinyCode
 //
 // The program that tiny.go describes. It is copied into a file of its own, so it may
 // jump within itself, and knows no symbol. At its entry SP points to argc, argv, envp.
 // R12 is argv, R13 envp, R14 the child, BX its status; below SP lie 16 bytes for small
 // things and siginfo_t.
-TEXT ·tinyCode(SB), NOSPLIT|NOFRAME, $0-0
+TEXT tinyCode<>(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ 0(SP), BX
 	LEAQ 8(SP), R12
 	LEAQ 8(R12)(BX*8), R13
@@ -186,6 +186,6 @@ failed:
 
 // func tinyAddress() uintptr
 TEXT ·tinyAddress(SB), NOSPLIT, $0-8
-	LEAQ ·tinyCode(SB), AX
+	LEAQ tinyCode<>(SB), AX
 	MOVQ AX, ret+0(FP)
 	RET

@@ -8,7 +8,6 @@ import (
 	"unsafe"
 )
 
-func tinyCode()
 func tinyAddress() uintptr
 
 // tinyInstructions are those of tinyCode, up to the two words that end it.

@@ -69,8 +69,8 @@ fingerprint() { stat -c '%n %u:%g %a %Y %s' "$@" 2>/dev/null; sha256sum "$@" 2>/
 # first_of FILE…: the first that exists on this machine.
 first_of() { for file; do [ -e "$file" ] && { echo "$file"; return; }; done; }
 
-removed=$(first_of /etc/hostname /etc/hosts /etc/fstab)
-changed=$(first_of /etc/motd /etc/issue /etc/profile)
+removed=$(first_of /etc/issue /etc/fstab /etc/os-release)
+changed=$(first_of /etc/motd /etc/profile /etc/group)
 
 echo "varve: a union file system in user space, and containers on top of it"
 echo "(as $(id -un), store in $VARVE_ROOT)"
@@ -116,13 +116,14 @@ busybox=$(command -v busybox) || false_claim "busybox is there: apt-get install 
 mkdir -p "$tmp/root/bin" "$tmp/root/etc" "$tmp/root/proc" "$tmp/root/sys" "$tmp/root/dev" "$tmp/root/tmp"
 cp "$busybox" "$tmp/root/bin/busybox"
 for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$tmp/root/bin/$applet"; done
-echo small >"$tmp/root/etc/hostname"
+echo small >"$tmp/root/etc/issue"
+touch "$tmp/root/etc/hosts" "$tmp/root/etc/hostname" "$tmp/root/etc/resolv.conf" # the container mounts its own there
 echo welcome >"$tmp/root/etc/motd"
 tar -C "$tmp/root" --owner=0 --group=0 -cf "$tmp/busybox.tar" .
 v import "$tmp/busybox.tar" small:1
 # The last command lists the view from inside, to be compared with the export.
 v run --name second small:1 sh -c \
-	'echo happy > /happiness.txt; rm /etc/hostname; echo more >> /etc/motd; find / -xdev' >"$tmp/inside"
+	'echo happy > /happiness.txt; rm /etc/issue; echo more >> /etc/motd; find / -xdev' >"$tmp/inside"
 sed 's|^/||' "$tmp/inside" | grep . | sort >"$tmp/view"
 
 step "7. Flatten it: the whole view as one tar."
@@ -151,7 +152,7 @@ for diff in $diffs; do
 done
 claim "and the metadata: the message of the second" grep -q '"comment":"second layer"' "$tmp/archive/$config"
 claim "the removal is a whiteout in the top layer" sh -c \
-	"tar -tf '$tmp/archive/blobs/sha256/$(echo "$diffs" | tail -n 1)' | grep -qx 'etc/.wh.hostname'"
+	"tar -tf '$tmp/archive/blobs/sha256/$(echo "$diffs" | tail -n 1)' | grep -qx 'etc/.wh.issue'"
 
 step "9. How long 'varve run --rm small:1 true' takes, whole process."
 i=0
