@@ -72,8 +72,8 @@ growth: setup ## show that the server of a view does not grow over OPS operation
 many: setup ## 200 processes at once on one store
 	VARVE_MANY=200 $(GO) test -v -run '^TestCrowd$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
 
-killed: setup ## kill 300 processes that write to a store, each at a random moment
-	VARVE_KILLED=300 $(GO) test -v -run '^TestKilledAtRandom$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
+killed: setup ## kill 300 processes that write to a store, and 300 of containers of each kind of user, at random moments
+	VARVE_KILLED=300 $(GO) test -v -run '^(TestKilledAtRandom|TestKilledLives)$$' -count=1 -timeout $(TIMEOUT) ./cmd/varve
 
 races: setup ## copy 10,000 times while names are exchanged in the container, as root and as users
 	VARVE_RACES=10000 $(GO) test -v -run '^(TestCopyRace|TestFilesRace|TestExtractRace)$$' -count=1 -timeout 0 ./internal/archive ./cmd/varve
