@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images soak growth many killed races programs start-profile clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ bench-compare: bench ## the same, and add the figures to docs/performance.md
 bench-images: setup ## compare import, load, commit and the lists of images with podman (ROUNDS, LEDGER: a file to add the figures to)
 	ROUNDS=$(ROUNDS) LEDGER='$(LEDGER)' COMMIT=$$(git rev-parse --short HEAD) \
 		$(GO) test -run '^TestCompareImages$$' -v -count=1 -timeout $(TIMEOUT) ./bench
+
+bench-run: setup ## compare what containers cost with podman and bubblewrap (ROUNDS, LEDGER), as root
+	ROUNDS=$(ROUNDS) LEDGER='$(LEDGER)' COMMIT=$$(git rev-parse --short HEAD) \
+		$(GO) test -run '^TestCompareRuns$$' -v -count=1 -timeout $(TIMEOUT) ./bench
 
 soak: setup ## the random test of the view for DURATION (1h), with its seeds
 	$(GO) test -v -run '^TestSoak$$' -count=1 -timeout 0 ./unionfs -oracle.for=$(DURATION) -rapid.nofailfile

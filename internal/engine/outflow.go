@@ -49,6 +49,7 @@ func newTap(pipe *os.File, broken func() bool) (*tap, error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(stop))
 	}
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, outflowSize) // faster, where it may be
 	return &tap{pipe: pipe, fd: fd, stop: stop, broken: broken}, nil
 }
 
