@@ -128,7 +128,13 @@ func (c *cli) stop() *cobra.Command {
 
 // restart is `varve restart`.
 func (c *cli) restart() *cobra.Command {
-	return c.stopping("restart", "Stop containers and start them again", startOne)
+	return c.stopping("restart", "Stop containers and start them again", func(e *engine.Engine, name string) error {
+		err := startOne(e, name)
+		if err == nil {
+			e.NoteRestart(name)
+		}
+		return err
+	})
 }
 
 // stopping is a verb that stops containers, and then does one thing more to each.

@@ -65,11 +65,15 @@ func (e *Engine) Rename(name, newName string) error {
 	if err := checkName(newName); err != nil {
 		return err
 	}
-	return e.update(func(tx *layerdb.Tx) error {
-		c, err := tx.FindContainer(name)
-		if err != nil {
+	var c layerdb.Container
+	err := e.update(func(tx *layerdb.Tx) (err error) {
+		if c, err = tx.FindContainer(name); err != nil {
 			return err
 		}
 		return tx.RenameContainer(c.ID, newName)
 	})
+	if err == nil {
+		e.noteContainer(c.ID, "rename", map[string]string{"name": newName, "oldName": "/" + c.Name})
+	}
+	return err
 }

@@ -53,6 +53,9 @@ func (e *Engine) Commit(name string, opt CommitOptions) (id string, warning, err
 		Author: opt.Author, Comment: opt.Message, Size: diff.Size,
 	}
 	id, err = e.addImage(stage, layer, config, &parent, spec.Layers, ref)
+	if err == nil {
+		e.noteContainer(c.ID, "commit", map[string]string{"comment": opt.Message, "imageID": "sha256:" + id, "imageRef": ref})
+	}
 	return id, p.warning, errors.Join(err, stage.Discard())
 }
 

@@ -187,8 +187,12 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 			return err
 		}
 		s.welcome(g)
+		s.note("attach", nil)
 		return nil
 	case doSignal:
+		if r.Signal != unix.SIGWINCH { // which docker has other ways for
+			s.note("kill", map[string]string{"signal": strconv.Itoa(int(r.Signal))})
+		}
 		if s.signal(r.Signal); r.Signal == unix.SIGKILL {
 			s.thaw()
 		}
@@ -391,6 +395,7 @@ func (s *supervisor) stop(opt StopOptions) {
 	if patience == 0 {
 		sig = unix.SIGKILL
 	}
+	s.note("kill", map[string]string{"signal": strconv.Itoa(int(sig))})
 	s.signal(sig)
 	s.thaw()
 	if patience <= 0 {
@@ -400,6 +405,7 @@ func (s *supervisor) stop(opt StopOptions) {
 		select {
 		case <-s.ended:
 		case <-time.After(patience):
+			s.note("kill", map[string]string{"signal": strconv.Itoa(int(unix.SIGKILL))})
 			s.signal(unix.SIGKILL)
 		}
 	}()

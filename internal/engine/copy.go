@@ -186,6 +186,11 @@ func (e *Engine) sendCourier(name string, order copyOrder) (c *courierCall, err 
 		near, far = w, r
 	}
 	c.stream = near
+	action := "extract-to-dir"
+	if order.Read {
+		action = "archive-path"
+	}
+	e.noteContainer(record.ID, action, map[string]string{"path": order.Path})
 	err = c.wire.send(request{Do: doCopy, Copy: &order})
 	if err == nil {
 		err = e.findCourier(c, record.ID, theirs, far)

@@ -205,8 +205,11 @@ func (e *Engine) createBy(
 		if err := tx.Publish(stage, e.store.ContainerDir(spec.ID)); err != nil {
 			return err
 		}
-		tx.AfterCommit(on.recorded)
-		err = putContainer(tx, opt, image, &spec)
+		name, err := putContainer(tx, opt, image, &spec)
+		tx.AfterCommit(func() {
+			e.noteContainer(spec.ID, "create", noteLabels(spec.Config.Labels, opt.Image, name))
+			on.recorded()
+		})
 		if err == nil {
 			on.made()
 		}
@@ -247,19 +250,20 @@ func writeSpec(stage *layerdb.Stage, spec *Spec) error {
 	return stage.SyncFiles(configName, upperName, workName, viewName)
 }
 
-// putContainer records the container under its name, or one that is free.
-func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *Spec) error {
+// putContainer records the container under its name, or one that is free, which it
+// returns.
+func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *Spec) (string, error) {
 	c := layerdb.Container{
 		ID: spec.ID, Name: opt.Name, ImageID: image.ID, ImageName: opt.Image, Top: image.Top,
 		Created: time.Now().UTC(), Command: spec.Args,
 	}
 	if c.Name != "" {
-		return tx.PutContainer(c)
+		return c.Name, tx.PutContainer(c)
 	}
 	for {
 		c.Name = inventName()
 		if err := tx.PutContainer(c); !errors.Is(err, layerdb.ErrNameInUse) {
-			return err
+			return c.Name, err
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -128,12 +130,15 @@ func blockingPipe() (r, w *os.File, err error) {
 // exec runs a program for a guest, and tells how it ended.
 func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	defer closeAll(files)
+	id := map[string]string{"execID": newID()}
+	s.note("exec_create: "+strings.Join(x.Args, " "), id)
 	process, err := s.execute(x, files)
 	if err != nil {
 		g.forgetTerminal()
 		_ = g.wire.send(reply{Event: eventFailed, Stage: exitCodeOf(err), Error: err.Error()}) // it may be gone
 		return
 	}
+	s.note("exec_start: "+strings.Join(x.Args, " "), id)
 	if console := process.Console(); console != nil {
 		_ = g.wire.send(reply{Event: eventStarted, Files: 1}, console) // likewise
 		defer func() { _ = console.Close() }()                         // the guest has it
@@ -146,6 +151,8 @@ func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	if err != nil {
 		r.Error = err.Error()
 	}
+	id["exitCode"] = strconv.Itoa(code)
+	s.note("exec_die", id)
 	g.forgetTerminal()
 	_ = g.wire.send(r) // likewise
 }

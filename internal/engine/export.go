@@ -39,6 +39,7 @@ func (e *Engine) Export(w io.Writer, name string) error {
 	if err := archive.WriteTree(w, treeFiles(tree, ids)); err != nil {
 		return fmt.Errorf("export %s: %w", name, err)
 	}
+	e.noteContainer(c.ID, "export", nil)
 	return nil
 }
 

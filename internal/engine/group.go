@@ -121,7 +121,10 @@ func (e *Engine) Pause(name string) (warning, err error) {
 	if state.Paused() {
 		return nil, fmt.Errorf("Container %s is already paused", c.ID) //lint:ignore ST1005 docker's words
 	}
-	return state.freeze()
+	if warning, err = state.freeze(); err == nil {
+		e.noteContainer(c.ID, "pause", nil)
+	}
+	return warning, err
 }
 
 // Unpause lets the processes of a paused container go on.
@@ -133,7 +136,10 @@ func (e *Engine) Unpause(name string) error {
 	if !state.Paused() {
 		return fmt.Errorf("Container %s is not paused", c.ID) //lint:ignore ST1005 docker's words
 	}
-	return state.thaw()
+	if err = state.thaw(); err == nil {
+		e.noteContainer(c.ID, "unpause", nil)
+	}
+	return err
 }
 
 // running finds a container that runs, paused or not, and its state.

@@ -51,6 +51,9 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 	base := configOf(nil)
 	base.Config = config
 	id, err := e.addImage(stage, layer, base, nil, nil, ref)
+	if err == nil {
+		e.noteImage("sha256:"+id, "import", opt.Ref)
+	}
 	return id, errors.Join(err, stage.Discard())
 }
 

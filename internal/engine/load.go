@@ -63,7 +63,15 @@ func (e *Engine) load(images *archive.Images, progress Progress) (list []Loaded,
 	if err := takeLayers(in, images, layers, progress); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
-	return e.putImages(in, wanted)
+	list, err = e.putImages(in, wanted)
+	for _, image := range list {
+		name := ""
+		if len(image.Refs) > 0 {
+			name = layerdb.Familiar(image.Refs[0])
+		}
+		e.noteImage("sha256:"+image.ID, "load", name)
+	}
+	return list, err
 }
 
 // takeLayers unpacks those layers that are not here, side by side.

@@ -40,6 +40,7 @@ func (e *Engine) Logs(name string, opt LogsOptions, fn func(LogEntry) error) err
 		return errors.New("configured logging driver does not support reading: this container keeps no log (--log-driver none, or --rm in the foreground)")
 	}
 	r := &logReader{dir: e.store.ContainerDir(c.ID), fn: fn}
+	r.line = r.show
 	now := time.Now()
 	if r.since, err = optionalMoment(opt.Since, now); err == nil {
 		r.until, err = optionalMoment(opt.Until, now)
@@ -70,6 +71,7 @@ type logReader struct {
 	dir          string // of the container
 	since, until time.Time
 	fn           func(LogEntry) error
+	line         func([]byte) error // what is done with each line
 }
 
 // errUntil: a line is later than what was asked for.
@@ -103,7 +105,7 @@ func (r *logReader) all(files, tail int) (*logTail, error) {
 				skip--
 				return nil
 			}
-			return r.show(line)
+			return r.line(line)
 		})
 		if errors.Is(err, errUntil) {
 			return newest, nil
@@ -273,7 +275,7 @@ func (r *logReader) more(t *logTail) (*logTail, error) {
 			if err != nil {
 				return t, err
 			}
-			if err := t.read(r.show); err != nil || place == 0 {
+			if err := t.read(r.line); err != nil || place == 0 {
 				return t, err
 			}
 			_ = t.file.Close() // only read, to its end

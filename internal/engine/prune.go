@@ -3,6 +3,7 @@ package engine
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -50,6 +51,14 @@ func (e *Engine) Prune(opt PruneOptions) (Pruned, error) {
 	})
 	if err != nil {
 		return Pruned{}, err
+	}
+	for _, id := range p.out.Containers {
+		e.noteContainer(id, "destroy", nil)
+	}
+	for _, line := range p.out.Images {
+		if id, is := strings.CutPrefix(line, "Deleted: "); is {
+			e.noteImage(id, "delete", "")
+		}
 	}
 	return p.out, e.finish(e.store.Sweep())
 }

@@ -52,6 +52,7 @@ func (e *Engine) Pull(ctx context.Context, name string, opt PullOptions) ([]stri
 			errs = append(errs, fmt.Errorf("pull %s: %w", familiar(repository, reference), err))
 			continue
 		}
+		e.noteImage(layerdb.Familiar(ref), "pull", layerdb.Familiar(repository+":latest"))
 		refs = append(refs, ref)
 	}
 	return refs, errors.Join(errs...)

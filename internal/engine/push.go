@@ -53,6 +53,7 @@ func (e *Engine) Push(ctx context.Context, name string, opt PushOptions) (refs [
 			if err := p.push(ctx, image, ref); err != nil {
 				return refs, fmt.Errorf("push %s: %w", layerdb.Familiar(ref), err)
 			}
+			e.noteImage(layerdb.Familiar(ref), "push", layerdb.Familiar(ref))
 			refs = append(refs, ref)
 		}
 	}

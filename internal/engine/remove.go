@@ -57,6 +57,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	if err := e.finish(e.store.RemoveContainer(c.ID)); err != nil {
 		return err
 	}
+	e.noteContainer(c.ID, "destroy", nil)
 	err = e.update(func(tx *layerdb.Tx) error {
 		_, _, err := tx.Collect()
 		return err
@@ -77,7 +78,7 @@ func (e *Engine) kill(id string, state State) error {
 	go func() { done <- e.stop(id, StopOptions{Timeout: &now}) }()
 	select {
 	case err := <-done:
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRunning) {
 			return nil
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/varvefs/varve/layerdb"
 )
@@ -32,6 +33,14 @@ func (e *Engine) RemoveImage(name string, opt RemoveImageOptions) ([]string, err
 	if err != nil {
 		return nil, err
 	}
+	for _, line := range r.done {
+		if name, is := strings.CutPrefix(line, "Untagged: "); is {
+			e.noteImage("sha256:"+r.image, "untag", name)
+		}
+	}
+	for _, id := range r.deleted {
+		e.noteImage("sha256:"+id, "delete", "")
+	}
 	return r.done, nil
 }
 
@@ -41,6 +50,9 @@ type imageRemoval struct {
 	engine *Engine
 	opt    RemoveImageOptions
 	done   []string
+
+	image   string   // the ID of the one that was named
+	deleted []string // IDs of images
 }
 
 func (r *imageRemoval) remove(name string) error {
@@ -48,6 +60,7 @@ func (r *imageRemoval) remove(name string) error {
 	if err != nil {
 		return err
 	}
+	r.image = image.ID
 	refs, err := refsOf(r.tx, image.ID)
 	if err != nil {
 		return err
@@ -149,6 +162,7 @@ func (r *imageRemoval) delete(image layerdb.Image) error {
 		return err
 	}
 	r.done = append(r.done, "Deleted: sha256:"+image.ID)
+	r.deleted = append(r.deleted, image.ID)
 	if !r.opt.NoPrune {
 		if err := r.prune(image); err != nil {
 			return err
@@ -206,5 +220,6 @@ func (r *imageRemoval) pruneOne(parent layerdb.Image) error {
 		return err
 	}
 	r.done = append(r.done, "Deleted: sha256:"+parent.ID)
+	r.deleted = append(r.deleted, parent.ID)
 	return r.tx.DeleteImage(parent.ID)
 }

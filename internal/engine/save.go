@@ -34,7 +34,17 @@ func (e *Engine) Save(w io.Writer, names []string) error {
 		return err
 	}
 	defer held.Release()
-	return archive.Save(w, e.store, images)
+	if err := archive.Save(w, e.store, images); err != nil {
+		return err
+	}
+	for _, image := range images {
+		name := ""
+		if len(image.Refs) > 0 {
+			name = layerdb.Familiar(image.Refs[0])
+		}
+		e.noteImage(digest.FromBytes(image.Config).String(), "save", name)
+	}
+	return nil
 }
 
 // holdSaved keeps the layers of the images where they are while they are read, also

@@ -27,20 +27,32 @@ func (e *Engine) Stop(name string, opt StopOptions) error {
 	if err != nil {
 		return err
 	}
-	return e.stop(c.ID, opt)
-}
-
-func (e *Engine) stop(id string, opt StopOptions) error {
-	w, err := e.call(id, request{Do: doStop, Stop: &opt})
+	err = e.stop(c.ID, opt)
 	if errors.Is(err, errNotRunning) {
 		return nil
 	}
+	if err == nil {
+		e.noteContainer(c.ID, "stop", nil)
+	}
+	return err
+}
+
+// stop is Stop, but one that does not run is errNotRunning.
+func (e *Engine) stop(id string, opt StopOptions) error {
+	w, err := e.call(id, request{Do: doStop, Stop: &opt})
 	if err != nil {
 		return err
 	}
 	defer w.close()
 	_, err = e.hearEnd(id, w)
 	return err
+}
+
+// NoteRestart notes that a container was restarted.
+func (e *Engine) NoteRestart(name string) {
+	if c, _, err := e.findState(name); err == nil {
+		e.noteContainer(c.ID, "restart", nil)
+	}
 }
 
 // Kill sends a signal to the program of a container that runs.

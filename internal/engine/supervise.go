@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -98,6 +99,9 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 		err = s.admit(starter, first.Attach, starter.unwrap(first, files))
 	}
 	if err == nil {
+		if first.Attach != nil {
+			s.note("attach", nil)
+		}
 		code, err = s.live(starter)
 	} else if recordErr := s.awaitRecord(starter); recordErr != nil {
 		err = recordErr
@@ -203,6 +207,7 @@ func (s *supervisor) live(starter *guest) (int, error) {
 		began := time.Now()
 		code, err := s.process.Wait()
 		streams.settle()
+		s.noteDeath(code, time.Since(began))
 		if err != nil || !s.spec.Restart.again(code, s.restarts()) {
 			return code, err
 		}
@@ -280,6 +285,20 @@ func (s *supervisor) rest(code int, pause time.Duration) bool {
 	return true
 }
 
+// note notes what has happened to the container; attributes may be nil.
+func (s *supervisor) note(action string, attributes map[string]string) {
+	s.engine.noteContainer(s.spec.ID, action, attributes)
+}
+
+// noteDeath notes that the program has ended, and whether the kernel has killed a process
+// for want of memory.
+func (s *supervisor) noteDeath(code int, lived time.Duration) {
+	if s.spec.Sandbox.Limits.Memory > 0 && s.state.Group.OOMKilled() {
+		s.note("oom", nil)
+	}
+	s.note("die", map[string]string{"exitCode": strconv.Itoa(code), "execDuration": strconv.Itoa(int(lived.Seconds()))})
+}
+
 // keepStateLocked writes the state of a container that goes on. If it can not be
 // written, as on a full disk, what is there stays: the program matters more.
 // Preconditions: s.mu is held.
@@ -351,6 +370,7 @@ func (s *supervisor) start() (*streams, error) {
 		f.closeOurs()
 		return nil, errors.Join(err, waitErr)
 	}
+	s.note("start", nil)
 	f.flow(s, process)
 	for _, sig := range s.early {
 		_ = process.Signal(sig) // it may have ended
@@ -405,7 +425,9 @@ func (s *supervisor) end(code int, failure error) error {
 		return errors.Join(errs...)
 	}
 	if s.spec.Remove {
-		return errors.Join(append(errs, s.engine.store.RemoveContainer(s.spec.ID))...)
+		errs = append(errs, s.engine.store.RemoveContainer(s.spec.ID))
+		s.note("destroy", nil)
+		return errors.Join(errs...)
 	}
 	if s.server != nil {
 		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)

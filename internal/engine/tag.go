@@ -12,13 +12,17 @@ func (e *Engine) Tag(source, target string) error {
 	if err != nil {
 		return err
 	}
-	return e.update(func(tx *layerdb.Tx) error {
-		image, err := findImage(tx, source)
-		if err != nil {
+	var image layerdb.Image
+	err = e.update(func(tx *layerdb.Tx) (err error) {
+		if image, err = findImage(tx, source); err != nil {
 			return err
 		}
 		return tx.SetTag(ref, image.ID)
 	})
+	if err == nil {
+		e.noteImage("sha256:"+image.ID, "tag", layerdb.Familiar(ref))
+	}
+	return err
 }
 
 // Familiar returns a full reference as people write it: "mine:1" for
