@@ -192,7 +192,9 @@ func (l *eventList) wanted(ev *Event) bool {
 				return ev.Type == ofContainer && (v == name || v != "" && strings.HasPrefix(ev.ID, v))
 			}
 		case "image":
-			fits = func(v string) bool { return sameImage(v, ev.From) || ev.Type == ofImage && (sameImage(v, name) || sameImage(v, ev.ID)) }
+			fits = func(v string) bool {
+				return sameImage(v, ev.From) || ev.Type == ofImage && (sameImage(v, name) || sameImage(v, ev.ID))
+			}
 		case "scope":
 			fits = func(v string) bool { return v == ev.Scope }
 		case "label":

@@ -40,7 +40,6 @@ func (e *Engine) Logs(name string, opt LogsOptions, fn func(LogEntry) error) err
 		return errors.New("configured logging driver does not support reading: this container keeps no log (--log-driver none, or --rm in the foreground)")
 	}
 	r := &logReader{dir: e.store.ContainerDir(c.ID), fn: fn}
-	r.line = r.show
 	now := time.Now()
 	if r.since, err = optionalMoment(opt.Since, now); err == nil {
 		r.until, err = optionalMoment(opt.Until, now)
@@ -71,7 +70,7 @@ type logReader struct {
 	dir          string // of the container
 	since, until time.Time
 	fn           func(LogEntry) error
-	line         func([]byte) error // what is done with each line
+	line         func([]byte) error // what is done with each line; nil shows it
 }
 
 // errUntil: a line is later than what was asked for.
@@ -105,7 +104,7 @@ func (r *logReader) all(files, tail int) (*logTail, error) {
 				skip--
 				return nil
 			}
-			return r.line(line)
+			return r.take(line)
 		})
 		if errors.Is(err, errUntil) {
 			return newest, nil
@@ -178,6 +177,14 @@ func (r *logReader) linesBefore(parts []*os.File, tail int) (int, error) {
 
 func parseLogLine(line []byte) (entry LogEntry, ok bool) {
 	return entry, json.Unmarshal(line, &entry) == nil
+}
+
+// take does with a line what is wanted.
+func (r *logReader) take(line []byte) error {
+	if r.line != nil {
+		return r.line(line)
+	}
+	return r.show(line)
 }
 
 // show hands on a line, if it was asked for. One that is torn is skipped: its
@@ -275,7 +282,7 @@ func (r *logReader) more(t *logTail) (*logTail, error) {
 			if err != nil {
 				return t, err
 			}
-			if err := t.read(r.line); err != nil || place == 0 {
+			if err := t.read(r.take); err != nil || place == 0 {
 				return t, err
 			}
 			_ = t.file.Close() // only read, to its end

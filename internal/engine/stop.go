@@ -72,9 +72,11 @@ func (e *Engine) Kill(name string, sig unix.Signal) error {
 	if _, _, err = w.receiveReply(); err != nil || sig != unix.SIGKILL {
 		return nil // it has ended meanwhile
 	}
-	if err = w.send(request{Do: doWait}); err == nil {
-		_, err = e.hearEnd(c.ID, w)
+	if err := w.send(request{Do: doWait}); err != nil { // likewise
+		_, err = e.endOf(c.ID)
+		return err
 	}
+	_, err = e.hearEnd(c.ID, w)
 	return err
 }
 
