@@ -99,9 +99,6 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 		err = s.admit(starter, first.Attach, starter.unwrap(first, files))
 	}
 	if err == nil {
-		if first.Attach != nil {
-			s.note("attach", nil)
-		}
 		code, err = s.live(starter)
 	} else if recordErr := s.awaitRecord(starter); recordErr != nil {
 		err = recordErr
@@ -185,6 +182,9 @@ func (s *supervisor) live(starter *guest) (int, error) {
 	}
 	if err != nil {
 		return 0, err
+	}
+	if starter.foreground {
+		s.note("attach", nil)
 	}
 	pause := firstPause
 	for {
