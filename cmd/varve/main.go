@@ -101,7 +101,7 @@ func (c *cli) command() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.root, "root", "", "the store (default $VARVE_ROOT, or /var/lib/varve, or ~/.local/share/varve)")
 	root.AddCommand(
 		c.run(), c.create(), c.start(), c.stop(), c.restart(), c.kill(), c.pause(), c.unpause(), c.wait(), c.exec(), c.attach(),
-		c.logs(), c.cp(), c.top(), c.stats(), c.events(), c.rename(), c.ps(), c.rm(), c.images(), c.diff(), c.commit(), c.history(), c.inspect(), c.importVerb(), c.save(),
+		c.logs(), c.cp(), c.top(), c.stats(), c.events(), c.info(), c.rename(), c.ps(), c.rm(), c.images(), c.diff(), c.commit(), c.history(), c.inspect(), c.importVerb(), c.save(),
 		c.load(), c.export(), c.pull(), c.push(), c.tag(), c.rmi(), c.mount(), c.check(), c.system(), c.doctor(), c.version(),
 		c.supervise(), c.sweep(), c.index(), c.probe(), c.flush(), c.courier(), c.lend(),
 	)

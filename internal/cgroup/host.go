@@ -125,3 +125,18 @@ func set(dir, name, value string) error {
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
 }
+
+// Version is docker's word for the trees of this machine: "2" where there is only that of
+// version 2, "1" where there are others, "" where there is none.
+func Version() string {
+	var st unix.Statfs_t
+	switch err := unix.Statfs("/sys/fs/cgroup", &st); {
+	case err != nil:
+		return ""
+	case st.Type == unix.CGROUP2_SUPER_MAGIC:
+		return "2"
+	case st.Type == unix.TMPFS_MAGIC:
+		return "1"
+	}
+	return ""
+}
