@@ -101,7 +101,7 @@ func setCapabilities(permitted, effective uint64) error {
 
 // confine comes right before execve: from here on the program's filter of system calls
 // holds for this thread, too.
-func confine(o *order) error {
+func confine(o *order, control *link) error {
 	if o.NoNewPrivileges {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("prctl PR_SET_NO_NEW_PRIVS: %w", err)
@@ -114,6 +114,11 @@ func confine(o *order) error {
 	if err := setCapabilities(kept|reserve, kept|reserve); err != nil {
 		return err
 	}
+	if o.Single {
+		if err := pretend(o.Ask, control); err != nil {
+			return err
+		}
+	}
 	for _, filter := range o.Filters {
 		program, err := seccomp.Decode(filter)
 		if err != nil {
@@ -124,6 +129,21 @@ func confine(o *order) error {
 		}
 	}
 	return setCapabilities(kept, kept)
+}
+
+// pretend loads a filter for what can not be done with a single id. One that asks sends the
+// parent what he listens by.
+func pretend(ask bool, control *link) error {
+	if ask {
+		listener, err := seccomp.Ask().LoadListened()
+		if err == nil {
+			return control.send(msgListener, "", listener)
+		}
+		if !errors.Is(err, unix.EBUSY) { // somebody listens already: varve in a container
+			return err
+		}
+	}
+	return seccomp.Pretend().Load()
 }
 
 // effectiveCapabilities are what lookUp worked with: the program's.

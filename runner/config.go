@@ -115,6 +115,11 @@ type Config struct {
 	Unconfined bool
 	Seccomp    []byte
 
+	// Pretence answers what the program and all that it starts ask about users and
+	// owners, in a namespace with one id; it stays the caller's. nil has all of it succeed
+	// without effect.
+	Pretence *Pretence `json:"-"`
+
 	// User is USER[:GROUP], names of the root's /etc/passwd and /etc/group or
 	// numbers; "" is root. Groups are more groups, in the same words. Who has no
 	// HOME in Env gets that of /etc/passwd.

@@ -17,7 +17,9 @@
 //   - [Start] runs a program as process 1 of a container: the init stage makes
 //     the mounts, changes the root, drops the privileges, and becomes the
 //     program by execve(2);
-//   - a [Process] is such a program, alive or ended.
+//   - a [Process] is such a program, alive or ended;
+//   - a [Pretence] answers what programs ask about users and owners, where the user
+//     namespace has a single id.
 //
 // How paths are kept inside. The init stage opens everything that comes from
 // outside (volumes, devices, the new /proc and /sys) as mounts that are attached

@@ -50,7 +50,7 @@ func (p *Process) Exec(cfg Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if child.console, err = w.awaitExec(); err != nil {
+	if child.console, err = w.awaitExec(cfg.Pretence); err != nil {
 		return nil, child.abandon(err)
 	}
 	return child, nil

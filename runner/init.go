@@ -192,7 +192,7 @@ func execute(control *link, program string, o *order, bound bool) error {
 	if err := errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, program, -1)); err != nil {
 		return err
 	}
-	if err := confine(o); err != nil {
+	if err := confine(o, control); err != nil {
 		return err
 	}
 	if tiny >= 0 {

@@ -19,6 +19,7 @@ const (
 	msgConsole       = 'c' // carries the terminal's master side
 	msgReady         = 'r' // the next thing is execve, of this program
 	msgExecFailed    = 'f' // which gave this errno: four bytes
+	msgListener      = 'l' // carries what the program's system calls are asked about
 	msgNotFound      = 'n'
 	msgNotExecutable = 'x'
 	msgError         = 'e'
@@ -50,8 +51,9 @@ func newLink() (ours, theirs *link, err error) {
 
 func (l *link) close() { _ = l.file.Close() } // a socket: nothing is written back
 
-// awaitExec reads messages until the stage has become the program, or failed.
-func (l *link) awaitExec() (console *os.File, err error) {
+// awaitExec reads messages until the stage has become the program, or failed. What it
+// listens to by is for answer, who keeps it.
+func (l *link) awaitExec(answer func(listener *os.File)) (console *os.File, err error) {
 	ready, program := false, ""
 	for {
 		kind, text, file, err := l.receive()
@@ -78,6 +80,8 @@ func (l *link) awaitExec() (console *os.File, err error) {
 			ready, program = true, text
 		case msgConsole:
 			console = file
+		case msgListener:
+			answer(file)
 		}
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/varvefs/varve/internal/seccomp"
 )
 
 // Descriptors of the init stage, after stdin, stdout and stderr.
@@ -25,6 +23,8 @@ type order struct {
 	Config
 	Null    [3]bool  // which of stdin, stdout, stderr are the container's /dev/null
 	Filters [][]byte // of system calls, as seccomp.Program.Encode gives them
+	// Ask says that the program asks about users and owners, where nobody listens to it yet.
+	Ask bool
 }
 
 // Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
@@ -51,7 +51,7 @@ func Start(cfg Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.console, err = w.awaitExec(); err != nil {
+	if p.console, err = w.awaitExec(cfg.Pretence); err != nil {
 		return nil, p.abandon(err)
 	}
 	return p, nil
@@ -85,10 +85,10 @@ func openPassage(cfg *Config) (w *passage, err error) {
 func (w *passage) files() []*os.File { return []*os.File{w.config, w.theirs.file, w.binary} }
 
 // awaitExec reads what the stage says until it has become the program, or failed. The
-// stage has its end of the connection by now.
-func (w *passage) awaitExec() (console *os.File, err error) {
+// stage has its end of the connection by now. What the program asks p answers.
+func (w *passage) awaitExec(p *Pretence) (console *os.File, err error) {
 	w.theirs.close()
-	return w.ours.awaitExec()
+	return w.ours.awaitExec(func(listener *os.File) { go p.answer(listener) })
 }
 
 func (w *passage) close() {
@@ -117,9 +117,7 @@ func writeOrder(cfg *Config) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Single {
-		o.Filters = append(o.Filters, seccomp.Pretend().Encode())
-	}
+	o.Ask = o.Single && cfg.Pretence != nil
 	if filter != nil {
 		o.Filters = append(o.Filters, filter)
 	}

@@ -22,6 +22,7 @@ type newFile struct {
 	rdev  uint64 // of a device
 	uid   uint32 // of the caller; create makes it the one on the disk
 	gid   uint32
+	pid   uint32 // of his thread
 	// make makes it, as name in dir: a free name, so that nothing is replaced.
 	make func(dir int, name string, mode uint32) error
 	// fd, where opened says so, is the file, as make left it open.
@@ -36,7 +37,7 @@ type newFile struct {
 // Mknod makes a file, FIFO, socket or device. A character device 0/0 is refused:
 // in a layer it is a whiteout.
 func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	f := newFile{name: name, kind: in.Mode & unix.S_IFMT, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
+	f := newFile{name: name, kind: in.Mode & unix.S_IFMT, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid, pid: in.Pid}
 	if f.kind == 0 {
 		f.kind = unix.S_IFREG
 	}
@@ -86,14 +87,14 @@ func (f *newFile) place(dir int, name string) (int, string) {
 
 // Mkdir makes a directory.
 func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid}
+	f := newFile{name: name, kind: unix.S_IFDIR, mode: in.Mode & 0o7777, umask: in.Umask, uid: in.Uid, gid: in.Gid, pid: in.Pid}
 	f.make = at.Mkdir
 	return status(fs.create(in.NodeId, &f, out))
 }
 
 // Symlink makes a symbolic link.
 func (fs *FS) Symlink(_ <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid}
+	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid, pid: header.Pid}
 	f.make = func(dir int, name string, _ uint32) error { return at.Symlink(target, dir, name) }
 	return status(fs.create(header.NodeId, &f, out))
 }
@@ -132,6 +133,9 @@ func (fs *FS) create(parent uint64, f *newFile, out *fuse.EntryOut) error {
 	dir, err := fs.up(r)
 	if err != nil {
 		return err
+	}
+	if fs.opt.Creator != nil {
+		f.uid, f.gid = fs.opt.Creator(f.pid)
 	}
 	f.uid, f.gid = fs.creator(f.uid, f.gid)
 	fs.ns.RLock()

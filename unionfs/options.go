@@ -67,6 +67,11 @@ type Options struct {
 	// themselves. There are no access lists then: they would set the modes of the
 	// files, and their ids are not mapped.
 	Override Override
+	// Told has the view take the owner of a file from who sets the attribute [OwnerAttr]
+	// of it, and that of a new file from Creator, by the thread that makes it (nil: as the
+	// kernel says). For Override, where the kernel knows root alone.
+	Told    bool
+	Creator func(pid uint32) (uid, gid uint32) `json:"-"`
 	// Validity is how long the kernel may keep what it was told; 0: an hour, and
 	// below 0: not at all. It needs to be short only if somebody else changes the
 	// directories, which no view promises to follow.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
@@ -38,6 +39,32 @@ var overrideAttrs = [...][]string{
 	OverrideSecurity: {"security.fuseoverlayfs.override_stat"},
 	// The second is what fuse-overlayfs wrote before version 1.11.
 	OverrideUser: {"user.containers.override_stat", "user.fuseoverlayfs.override_stat"},
+}
+
+// OwnerAttr is set to tell a view of Options.Told the owner of a file, as "UID:GID", -1 for
+// one that stays: chown(2) for ids that have no place in the user namespace. It can not be
+// read. The kernel lets nobody set it but who has CAP_SYS_ADMIN there (cap_inode_setxattr
+// of Linux).
+const OwnerAttr = "security.varve.owner"
+
+// tellOwner is chown with the value of OwnerAttr.
+func (fs *FS) tellOwner(id uint64, value string) fuse.Status {
+	first, second, _ := strings.Cut(value, ":")
+	uid, err1 := strconv.ParseInt(first, 10, 33)
+	gid, err2 := strconv.ParseInt(second, 10, 33)
+	if errors.Join(err1, err2) != nil || uid < -1 || gid < -1 {
+		return fuse.EINVAL
+	}
+	r, err := fs.get(id)
+	if err != nil {
+		return status(err)
+	}
+	n, err := fs.upMeta(r)
+	if err != nil {
+		return status(err)
+	}
+	defer n.steady()()
+	return status(fs.chownKept(n, int(uid), int(gid)))
 }
 
 func isOverrideAttr(attr string) bool {

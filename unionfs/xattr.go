@@ -95,6 +95,9 @@ func answer(dest, value []byte, err error) (uint32, fuse.Status) {
 
 // SetXAttr sets an attribute in the upper, bringing the file up first.
 func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	if attr == OwnerAttr && fs.opt.Told {
+		return fs.tellOwner(in.NodeId, string(data))
+	}
 	return fs.changeXattr(in.NodeId, attr, func(dir int, name string) error {
 		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
 			if err := killSetgid(dir, name); err != nil {

@@ -151,6 +151,16 @@ func walkBeneath(dir int, path string, flags int) (int, error) {
 	return at, nil
 }
 
+// Follow opens name in dir, several components, and follows all links, magic ones too:
+// it is for /proc alone.
+func Follow(proc int, name string, flags int) (int, error) {
+	fd, err := quietly(flags, func(flags int) (int, error) { return unix.Openat(proc, name, flags, 0) })
+	if err != nil {
+		return -1, pathError("open", name, err)
+	}
+	return fd, nil
+}
+
 // Reopen opens the file behind fd again with flags. It reaches the file itself,
 // whatever its name is now, also an unlinked one. O_NOATIME counts where it is
 // allowed.

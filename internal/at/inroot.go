@@ -17,13 +17,22 @@ func InRoot(root int, name string, flags int) (int, error) {
 	if name == "" {
 		name = "/"
 	}
+	return resolve(root, name, flags, unix.RESOLVE_IN_ROOT)
+}
+
+// Walk opens name, several components, as this thread does whose root and working
+// directory are what they are, but for magic links, which give ELOOP. It needs
+// openat2(2), Linux 5.6.
+func Walk(name string, flags int) (int, error) { return resolve(CWD, name, flags, 0) }
+
+func resolve(dir int, name string, flags int, bounds uint64) (int, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: bounds | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	fd := -1
 	err := again(func() (err error) {
-		fd, err = unix.Openat2(root, name, &how)
+		fd, err = unix.Openat2(dir, name, &how)
 		if err == unix.EAGAIN { // a rename raced with the resolution
 			return unix.EINTR
 		}

@@ -15,6 +15,7 @@ import (
 // them. Every file is shown as root's: the kernel refuses changes of files whose
 // owner has no id in the namespace, also to the root there.
 func keepOwners(opt *unionfs.Options) {
+	opt.Told = true
 	root := uint32(0)
 	opt.Override = unionfs.OverrideUser
 	opt.SquashUID, opt.SquashGID = &root, &root

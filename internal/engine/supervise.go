@@ -35,8 +35,9 @@ type supervisor struct {
 	signals   chan os.Signal
 	chain     chain
 	server    *unionfs.Server
-	unindexed bool     // the chain has no index
-	missing   []string // controllers that can not limit the container
+	unindexed bool             // the chain has no index
+	pretence  *runner.Pretence // nil unless there is a single id
+	missing   []string         // controllers that can not limit the container
 	log       *logFile
 	out       [2]*outflow // by stream
 	door      *controlSocket
@@ -334,6 +335,8 @@ func (s *supervisor) mount() error {
 			return fmt.Errorf("prepare the root directory: %w", err)
 		}
 		keepOwners(&view)
+		s.pretence = runner.NewPretence(filepath.Join(dir, viewName), s.stage)
+		view.Creator = s.pretence.Owner
 	}
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	return err
@@ -390,7 +393,7 @@ func (s *supervisor) config() (runner.Config, error) {
 		Root: filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName),
 		Args: s.spec.Args, Env: s.spec.Env, Cwd: s.spec.Cwd, Hostname: s.spec.Hostname, Mounts: s.spec.Mounts,
 		Terminal: s.spec.Terminal, Columns: s.columns, Rows: s.rows,
-		Rootless: ns != nil, Single: ns != nil && ns.Single, Stage: s.stage,
+		Rootless: ns != nil, Single: ns != nil && ns.Single, Stage: s.stage, Pretence: s.pretence,
 	}, nil
 }
 
@@ -416,6 +419,9 @@ func (s *supervisor) end(code int, failure error) error {
 	}
 	errs := []error{s.door.close()}
 	s.recallCouriers()
+	if s.pretence != nil {
+		errs = append(errs, s.pretence.Close())
+	}
 	if s.server != nil {
 		errs = append(errs, s.server.Unmount())
 	}

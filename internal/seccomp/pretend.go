@@ -10,41 +10,115 @@ const success = unix.SECCOMP_RET_ERRNO
 // succeed without effect, which is what package managers need. What can be done, as a
 // change to root, is done. It knows the calls of the binary's own architecture.
 func Pretend() Program {
-	a := arches()[0]
-	numbers := a.numbers()
-	code := Program{load(offNumber)}
-	add := func(name string, what Program) {
-		if number, has := numbers[name]; has { // ARM has not all of them
-			code = append(code, branch(unix.BPF_JEQ, number, what)...)
-		}
+	native := newRules()
+	for name, ids := range owning() {
+		native.add(name, unlessRoot(ids, success))
 	}
-	for name, ids := range pretended() {
-		add(name, unlessRoot(ids))
+	for name, ids := range becoming() {
+		native.add(name, unlessRoot(ids, success))
 	}
-	add("setgroups", Program{ret(success)})
-	add("mknod", unlessFile(1))
-	add("mknodat", unlessFile(2))
-	code = append(code, ret(unix.SECCOMP_RET_ALLOW))
-	return append(append(Program{load(offArch)}, branch(unix.BPF_JEQ, a.audit, code)...), ret(unix.SECCOMP_RET_ALLOW))
+	native.add("setgroups", Program{ret(success)})
+	native.addDevices()
+	return native.program()
 }
 
-// pretended says which arguments of a call are ids.
-func pretended() map[string][]uint32 {
+// Ask is the filter in the place of [Pretend] where somebody listens (see [Listener]): he
+// is asked about changes of owners to others than root, and about all that has to do with
+// the users and groups of a process, PR_SET_KEEPCAPS among it. To make a device succeeds without effect.
+func Ask() Program {
+	native := newRules()
+	for name, ids := range owning() {
+		native.add(name, unlessRoot(ids, unix.SECCOMP_RET_USER_NOTIF))
+	}
+	for _, name := range Asked() {
+		native.add(name, Program{ret(unix.SECCOMP_RET_USER_NOTIF)})
+	}
+	native.add("prctl", Program{load(offArgs),
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.PR_SET_KEEPCAPS},
+		ret(unix.SECCOMP_RET_USER_NOTIF), ret(unix.SECCOMP_RET_ALLOW)})
+	native.addDevices()
+	return native.program()
+}
+
+// Asked are the names of the calls about which the listener of [Ask] is asked always.
+func Asked() []string {
+	list := []string{"getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getgroups", "setgroups", "setfsuid", "setfsgid"}
+	for name := range becoming() {
+		list = append(list, name)
+	}
+	return list
+}
+
+// owning says which arguments of a call for the owner of a file are ids.
+func owning() map[string][]uint32 {
+	return map[string][]uint32{"chown": {1, 2}, "lchown": {1, 2}, "fchown": {1, 2}, "fchownat": {2, 3}}
+}
+
+// becoming says which arguments of a call for the user of a process are ids.
+func becoming() map[string][]uint32 {
 	return map[string][]uint32{
-		"chown": {1, 2}, "lchown": {1, 2}, "fchown": {1, 2}, "fchownat": {2, 3},
 		"setuid": {0}, "setgid": {0}, "setreuid": {0, 1}, "setregid": {0, 1},
 		"setresuid": {0, 1, 2}, "setresgid": {0, 1, 2},
 	}
 }
 
-// unlessRoot pretends if one of the arguments is neither root nor -1, which is "as it is".
-func unlessRoot(ids []uint32) Program {
+// Names are those of the calls of the binary's own architecture about which the listener
+// of [Ask] is asked, by number.
+func Names() map[int32]string {
+	numbers := arches()[0].numbers()
+	names := map[int32]string{}
+	for _, name := range Asked() {
+		if number, has := numbers[name]; has {
+			names[int32(number)] = name
+		}
+	}
+	for name := range owning() {
+		if number, has := numbers[name]; has {
+			names[int32(number)] = name
+		}
+	}
+	names[int32(numbers["prctl"])] = "prctl"
+	return names
+}
+
+// rules are verdicts on calls of the binary's own architecture; all others are allowed.
+type rules struct {
+	arch    arch
+	numbers map[string]uint32
+	code    Program
+}
+
+func newRules() *rules {
+	a := arches()[0]
+	return &rules{a, a.numbers(), Program{load(offNumber)}}
+}
+
+// add has what decide about a call. ARM has not all of them.
+func (r *rules) add(name string, what Program) {
+	if number, has := r.numbers[name]; has {
+		r.code = append(r.code, branch(unix.BPF_JEQ, number, what)...)
+	}
+}
+
+func (r *rules) addDevices() {
+	r.add("mknod", unlessFile(1))
+	r.add("mknodat", unlessFile(2))
+}
+
+func (r *rules) program() Program {
+	code := append(r.code, ret(unix.SECCOMP_RET_ALLOW))
+	return append(append(Program{load(offArch)}, branch(unix.BPF_JEQ, r.arch.audit, code)...), ret(unix.SECCOMP_RET_ALLOW))
+}
+
+// unlessRoot gives a verdict if one of the arguments is neither root nor -1, which is "as
+// it is".
+func unlessRoot(ids []uint32, verdict uint32) Program {
 	var code Program
 	for _, index := range ids {
 		code = append(code, load(offArgs+8*index),
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 2, K: 0},
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: ^uint32(0)},
-			ret(success))
+			ret(verdict))
 	}
 	return append(code, ret(unix.SECCOMP_RET_ALLOW))
 }

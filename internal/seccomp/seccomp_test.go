@@ -267,3 +267,37 @@ func TestPretend(t *testing.T) {
 		require.EqualValues(t, done, run(t, Pretend(), call{c.number, 12345, c.args}))
 	}
 }
+
+// TestAsk: what has to do with users is asked about, and changes of owners to others than root.
+func TestAsk(t *testing.T) {
+	const done, ask = unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_USER_NOTIF
+	same := ^uint64(0)
+	for _, c := range []struct {
+		number uint32
+		args   [6]uint64
+		want   uint32
+	}{
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 0, 3: 0}, done},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 0, 3: 42}, ask},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: 42, 3: same}, ask},
+		{unix.SYS_FCHOWNAT, [6]uint64{2: same, 3: 1<<32 - 1}, done},
+		{unix.SYS_FCHOWN, [6]uint64{0: 7, 1: 0, 2: 0}, done},
+		{unix.SYS_FCHOWN, [6]uint64{0: 7, 1: 1, 2: 0}, ask},
+		{unix.SYS_SETRESUID, [6]uint64{0: 0, 1: 100, 2: 0}, ask},
+		{unix.SYS_SETRESUID, [6]uint64{}, ask},
+		{unix.SYS_GETEUID, [6]uint64{}, ask},
+		{unix.SYS_SETGROUPS, [6]uint64{}, ask},
+		{unix.SYS_SETFSUID, [6]uint64{}, ask},
+		{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_KEEPCAPS, 1}, ask},
+		{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_NAME, 1}, done},
+		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFCHR | 0o600}, success},
+		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFIFO | 0o600}, done},
+		{unix.SYS_GETPID, [6]uint64{}, done},
+	} {
+		require.Equal(t, c.want, run(t, Ask(), call{c.number, arches()[0].audit, c.args}), "%+v", c)
+		require.EqualValues(t, done, run(t, Ask(), call{c.number, 12345, c.args}))
+		if c.want == ask {
+			require.Contains(t, Names(), int32(c.number))
+		}
+	}
+}
