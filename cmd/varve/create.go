@@ -40,6 +40,7 @@ func (a *creation) flags(cmd *cobra.Command) {
 	f.StringVar(&opt.Restart, "restart", "no", "start it again when it ends: no, on-failure[:N], always, unless-stopped")
 	f.StringVar(&opt.LogDriver, "log-driver", "", "its log: json-file or none (default: json-file, none with --rm in the foreground)")
 	f.StringArrayVar(&opt.LogOpts, "log-opt", nil, "of its log: max-size=20m, max-file=5")
+	healthFlags(cmd, &opt.Health)
 	a.want.flags(cmd)
 	isolationFlags(cmd, &a.opt.Isolation)
 	namingFlags(cmd, &a.opt.Naming)

@@ -58,7 +58,7 @@ func (c *cli) ps() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&w.all, "all", "a", false, "also those that do not run")
 	f.BoolVarP(&w.quiet, "quiet", "q", false, "only the IDs")
-	f.StringArrayVarP(&w.filters, "filter", "f", nil, "only those with id, name, label, status, exited or ancestor = VALUE")
+	f.StringArrayVarP(&w.filters, "filter", "f", nil, "only those with id, name, label, status, exited, ancestor or health = VALUE")
 	f.IntVarP(&w.last, "last", "n", -1, "so many of those that were created last, running or not")
 	f.BoolVarP(&w.latest, "latest", "l", false, "the one that was created last, running or not")
 	f.BoolVarP(&w.size, "size", "s", false, "with the sizes of their files")
@@ -146,8 +146,13 @@ func status(s engine.State) string {
 	switch s.Status {
 	case engine.Running:
 		up := "Up " + units.HumanDuration(time.Since(s.Started))
-		if s.Paused() {
+		switch {
+		case s.Paused():
 			up += " (Paused)"
+		case s.Health == "starting":
+			up += " (health: starting)"
+		case s.Health != "":
+			up += " (" + s.Health + ")"
 		}
 		return up
 	case engine.Restarting:

@@ -46,6 +46,7 @@ type CreateOptions struct {
 	Restart     string   // no, on-failure[:n], always, unless-stopped; "" is no
 	LogDriver   string   // json-file or none; "" is json-file
 	LogOpts     []string // max-size=20m, max-file=5
+	Health      HealthOptions
 }
 
 // newID returns 64 random hex digits.
@@ -66,7 +67,7 @@ func checkName(name string) error {
 
 // newSpec is what can be said of a container before its image is looked at.
 func newSpec(opt CreateOptions) (s Spec, err error) {
-	if err := checkName(opt.Name); err != nil {
+	if err := errors.Join(checkName(opt.Name), opt.Health.check()); err != nil {
 		return Spec{}, err
 	}
 	s = Spec{
@@ -298,6 +299,7 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 	if len(opt.Args) > 0 {
 		s.Config.Cmd = opt.Args
 	}
+	s.Config.Healthcheck = opt.Health.over(s.Config.Healthcheck)
 	s.Args = slices.Concat(s.Config.Entrypoint, s.Config.Cmd)
 	if len(s.Args) == 0 {
 		return errors.New("no command specified: the image has none of its own, so name one after it")

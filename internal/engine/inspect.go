@@ -285,6 +285,7 @@ type InspectState struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
+	Health     *Health `json:",omitempty"`
 }
 
 // InspectHostConfig is what was asked of the machine.
@@ -354,6 +355,7 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 	if len(c.Command) > 0 {
 		out.Path, out.Args = c.Command[0], append(out.Args, c.Command[1:]...)
 	}
+	out.State.Health = e.readHealth(c.ID, state)
 	out.addMounts(spec)
 	out.addConfig(c, spec)
 	if out.GraphDriver, err = e.inspectView(c.ID, spec.Layers); err != nil || !withSize {

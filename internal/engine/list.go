@@ -19,9 +19,9 @@ type ContainerInfo struct {
 }
 
 // Containers returns all containers, the newest first, that docker's filters
-// (KEY=VALUE) let through: id, name, label, status, exited and ancestor.
+// (KEY=VALUE) let through: id, name, label, status, exited, ancestor and health.
 func (e *Engine) Containers(asked ...string) ([]ContainerInfo, error) {
-	filters, err := parseFilters(asked, "id", "name", "label", "status", "exited", "ancestor")
+	filters, err := parseFilters(asked, "id", "name", "label", "status", "exited", "ancestor", "health")
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,7 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 		"status":   func(v string) bool { return v == c.State.Word() },
 		"exited":   func(v string) bool { return c.State.Status == Exited && v == strconv.Itoa(c.State.ExitCode) },
 		"ancestor": func(v string) bool { return isAncestor(v, c) },
+		"health":   func(v string) bool { return v == cmp.Or(c.State.Health, healthNone) },
 	} {
 		if len(f[key]) > 0 && !slices.ContainsFunc(f[key], holds) {
 			return false, nil

@@ -82,6 +82,7 @@ type State struct {
 	Started    time.Time `json:"started,omitzero"`
 	Finished   time.Time `json:"finished,omitzero"`
 	Restarts   int       `json:"restarts,omitempty"` // by its policy, since it was started
+	Health     string    `json:"health,omitempty"`   // starting, healthy or unhealthy; "" if nobody checks
 	// Etc says when the files of etcNames were made: one with another time was changed
 	// by the program.
 	Etc map[string]int64 `json:"etc,omitempty"`
@@ -132,6 +133,9 @@ func (e *Engine) readState(id string) (State, error) {
 	}
 	if s.Up() && !s.Supervisor.alive() {
 		s.Status, s.ExitCode = Exited, killed
+		if s.Health != "" {
+			s.Health = healthUnhealthy
+		}
 	}
 	if !s.Group.IsZero() && !s.Supervisor.alive() {
 		s.sweepGroup()

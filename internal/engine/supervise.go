@@ -367,6 +367,10 @@ func (s *supervisor) start() (*streams, error) {
 	s.process = process
 	s.state.Status, s.state.Started = Running, time.Now().UTC()
 	s.state.Init = Proc{process.Pid(), process.StartTime()}
+	s.state.Health = ""
+	if s.spec.hasHealth() {
+		s.state.Health = healthStarting
+	}
 	if err = s.engine.writeState(s.spec.ID, s.state); err != nil { // without it nobody could stop or see it
 		_ = process.Signal(unix.SIGKILL) // it may have ended already
 		_, waitErr := process.Wait()
@@ -374,6 +378,9 @@ func (s *supervisor) start() (*streams, error) {
 		return nil, errors.Join(err, waitErr)
 	}
 	s.note("start", nil)
+	if s.state.Health != "" {
+		go s.watchHealth(process, s.state.Started)
+	}
 	f.flow(s, process)
 	for _, sig := range s.early {
 		_ = process.Signal(sig) // it may have ended
@@ -443,6 +450,9 @@ func (s *supervisor) end(code int, failure error) error {
 	defer s.mu.Unlock()
 	if s.state.Up() {
 		s.state.Status, s.state.Finished = Exited, time.Now().UTC()
+	}
+	if s.state.Health != "" { // docker's word for one that is not checked any more
+		s.state.Health = healthUnhealthy
 	}
 	// All is done but to tell: who reads this need not wait for this process.
 	s.state.ExitCode, s.state.Init, s.state.Supervisor = code, Proc{}, Proc{}
