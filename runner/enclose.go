@@ -10,6 +10,7 @@ import (
 type View struct {
 	Root     string  // absolute path of the files of a container
 	Mounts   []Mount // its volumes
+	Covers   []Mount // further files, which are left out where they can not be put
 	ReadOnly bool    // nothing can be changed, not even in volumes
 	// ReadOnlyRoot is whether the root can not be written; volumes can.
 	ReadOnlyRoot bool
@@ -26,22 +27,25 @@ func (v View) Enclose() (root int, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return -1, fmt.Errorf("make the mounts private: %w", err)
 	}
-	var out outside
-	for _, m := range v.Mounts {
-		fd, err := openVolume(m)
-		if err != nil {
-			return -1, err
-		}
-		out.volumes = append(out.volumes, fd)
+	volumes, err := openVolumes(v.Mounts)
+	if err != nil {
+		return -1, err
+	}
+	covers, err := openVolumes(v.Covers)
+	if err != nil {
+		return -1, err
 	}
 	if root, err = enterRoot(v.Root); err != nil {
 		return -1, err
 	}
 	// The mount behind root lies under the volumes now, as the init stage has it.
-	if err = mountVolumes(root, &out, &Config{Mounts: v.Mounts}); err != nil {
+	if err = mountVolumes(root, &outside{volumes: volumes}, &Config{Mounts: v.Mounts}); err != nil {
 		return -1, err
 	}
-	for _, fd := range out.volumes {
+	for i, m := range v.Covers {
+		_ = coverFile(root, covers[i], m.Target) // as said
+	}
+	for _, fd := range append(volumes, covers...) {
 		_ = unix.Close(fd) // the mount is attached
 	}
 	attrs := uint64(unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
@@ -55,4 +59,16 @@ func (v View) Enclose() (root int, err error) {
 		return -1, fmt.Errorf("enter the files of the container: %w", err)
 	}
 	return root, nil
+}
+
+// openVolumes opens the host's side of all of them.
+func openVolumes(list []Mount) (fds []int, err error) {
+	for _, m := range list {
+		fd, err := openVolume(m)
+		if err != nil {
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
 }

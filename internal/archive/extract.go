@@ -163,7 +163,9 @@ func (x *extractor) entry(hdr *tar.Header) error {
 		x.out.Omitted++
 		return nil
 	}
-	if err := x.clear(fd, base); err != nil {
+	if err := x.clear(fd, base); errors.Is(err, unix.EBUSY) && isData(hdr.Typeflag) {
+		return x.refill(hdr, fd, base)
+	} else if err != nil {
 		return err
 	}
 	switch hdr.Typeflag {
@@ -175,6 +177,30 @@ func (x *extractor) entry(hdr *tar.Header) error {
 		return x.node(hdr, fd, base, a)
 	}
 	return x.regular(hdr, fd, base, a)
+}
+
+func isData(kind byte) bool {
+	return kind == tar.TypeReg || kind == tar.TypeCont || kind == tar.TypeGNUSparse
+}
+
+// refill writes the data of an entry into a file that can not be replaced, as something is
+// mounted on it. All else of the file stays as it is.
+func (x *extractor) refill(hdr *tar.Header, dir int, base string) error {
+	fd, err := at.Open(dir, base, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err = at.Stat(fd, "", &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = unix.EBUSY
+	}
+	if err == nil {
+		err = os.NewSyscallError("ftruncate", unix.Ftruncate(fd, 0))
+	}
+	if err == nil {
+		err = x.payload(hdr, fd)
+	}
+	return errors.Join(err, os.NewSyscallError("close", unix.Close(fd)))
 }
 
 // device tells whether hdr is of a device that is left out.

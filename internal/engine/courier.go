@@ -79,7 +79,8 @@ func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyR
 	}
 	view := runner.View{
 		Root:   filepath.Join(e.store.ContainerDir(id), viewName),
-		Mounts: slices.Concat(spec.Mounts, spec.Sandbox.Mounts), ReadOnly: o.Read, ReadOnlyRoot: spec.Sandbox.ReadOnly,
+		Mounts: slices.Concat(spec.Mounts, spec.Sandbox.Mounts), Covers: e.etcMounts(&spec),
+		ReadOnly: o.Read, ReadOnlyRoot: spec.Sandbox.ReadOnly,
 	}
 	root, err := view.Enclose()
 	if err != nil {
@@ -90,6 +91,17 @@ func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyR
 		return j.read(w, o, stream)
 	}
 	return j.write(o, stream, ns != nil && ns.Single)
+}
+
+// etcMounts are those files of /etc that the container has of its own, once it has run.
+func (e *Engine) etcMounts(spec *Spec) (list []runner.Mount) {
+	for _, name := range etcNames() {
+		source, target := e.etcFile(spec.ID, name), "/etc/"+name
+		if info, err := os.Lstat(source); err == nil && info.Mode().IsRegular() && !spec.hasMountOn(target) {
+			list = append(list, runner.Mount{Source: source, Target: target, Cover: true})
+		}
+	}
+	return list
 }
 
 // read writes the files at the path of the order to the stream.
