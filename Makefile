@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs start-profile clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs software start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ races: setup ## copy 10,000 times while names are exchanged in the container, as
 
 programs: build ## run git, make, apt, databases and others in views (IO, OPTIONS, PROGRAMS: names), as root
 	@IO='$(IO)' OPTIONS='$(OPTIONS)' scripts/programs.sh $(PROGRAMS)
+
+software: build ## run PostgreSQL under load, make -j2, Python's tests and daemons in containers (NAMES, SECONDS_POSTGRES=600)
+	@scripts/containers.sh $(NAMES)
 
 start-profile: build ## where the milliseconds of a start go (ROUNDS=10), as root
 	@ROUNDS='$(or $(filter-out 5,$(ROUNDS)),10)' scripts/start-profile.sh

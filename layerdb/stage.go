@@ -106,7 +106,7 @@ func (st *Stage) Volatile() { st.synced, st.volatile = true, true }
 // Discard removes the stage, if it was not published. It may be called twice,
 // so it can be deferred. ErrLeftover says that it holds files of others.
 func (st *Stage) Discard() error {
-	if st.fd < 0 {
+	if st == nil || st.fd < 0 {
 		return nil
 	}
 	err := at.RemoveAll(at.CWD, st.path)
@@ -223,10 +223,17 @@ func (s *Store) trash(dir string) (*Stage, error) {
 // no space, which matters on a full disk. A container that is not there is no
 // error.
 func (s *Store) RemoveContainer(id string) error {
+	st, err := s.TrashContainer(id)
+	return errors.Join(err, st.Discard())
+}
+
+// TrashContainer is RemoveContainer for who has no time to delete the files now, which
+// are in the stage that it returns, nil if there are none: Discard does. Should nobody
+// discard it the next change of the store does.
+func (s *Store) TrashContainer(id string) (*Stage, error) {
 	st, err := s.trash(s.ContainerDir(id))
-	if st == nil {
-		return err
+	if st != nil {
+		s.hook("remove container: renamed")
 	}
-	s.hook("remove container: renamed")
-	return st.Discard()
+	return st, err
 }

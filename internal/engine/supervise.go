@@ -15,6 +15,7 @@ import (
 
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/internal/stage"
+	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -41,8 +42,9 @@ type supervisor struct {
 	log       *logFile
 	out       [2]*outflow // by stream
 	door      *controlSocket
-	awaits    bool     // the word that the container is recorded
-	passed    *os.File // stdin of the one who started the container, if it is the program's
+	awaits    bool           // the word that the container is recorded
+	trash     *layerdb.Stage // the files of a container that is removed
+	passed    *os.File       // stdin of the one who started the container, if it is the program's
 
 	ended  chan struct{} // closed when the container is at its end, and ending final
 	ending ending
@@ -112,7 +114,7 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 		return codeFailed, nil
 	}
 	s.farewell(starter, code, err)
-	return code, err
+	return code, errors.Join(err, s.trash.Discard()) // nobody waits for that
 }
 
 // begin leaves what is the starter's, reads what is to be done, and opens the door.
@@ -429,7 +431,11 @@ func (s *supervisor) end(code int, failure error) error {
 	if s.pretence != nil {
 		errs = append(errs, s.pretence.Close())
 	}
-	if s.server != nil {
+	switch {
+	case s.server == nil:
+	case s.spec.Remove: // nothing in it matters, and all programs have ended
+		errs = append(errs, s.server.Detach())
+	default:
 		errs = append(errs, s.server.Unmount())
 	}
 	s.log.close()
@@ -438,9 +444,10 @@ func (s *supervisor) end(code int, failure error) error {
 		return errors.Join(errs...)
 	}
 	if s.spec.Remove {
-		errs = append(errs, s.engine.store.RemoveContainer(s.spec.ID))
+		var err error
+		s.trash, err = s.engine.store.TrashContainer(s.spec.ID)
 		s.note("destroy", nil)
-		return errors.Join(errs...)
+		return errors.Join(append(errs, err)...)
 	}
 	if s.server != nil {
 		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)
