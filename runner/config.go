@@ -84,6 +84,14 @@ type Config struct {
 	// moves itself to.
 	Join []string
 
+	// GroupDir is the path of Group, for the container to see it below /sys/fs/cgroup,
+	// as it does those of Join; "" shows nothing.
+	GroupDir string
+	// HostCgroups, HostIPC and HostUTS share these namespaces of the caller.
+	HostCgroups, HostIPC, HostUTS bool
+	// NoShm leaves /dev/shm out.
+	NoShm bool
+
 	Rlimits []Rlimit
 	// CPUs are the processors that the program may run on; nil is all that the
 	// caller may.
@@ -106,8 +114,11 @@ type Config struct {
 	// Capabilities are the numbers (CAP_…) of what the program may have; nil
 	// is [DefaultCapabilities].
 	Capabilities []int
-	// Privileged leaves /proc and /sys as the kernel makes them.
+	// Privileged leaves /proc and /sys as the kernel makes them, shows all devices, and lets
+	// the program open device nodes that it makes.
 	Privileged bool
+	// Devices of the host.
+	Devices []Device
 	// NoNewPrivileges keeps set-user-ID programs from giving any.
 	NoNewPrivileges bool
 	// Unconfined lets the program make every system call; else Seccomp, docker's

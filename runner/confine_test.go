@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,8 +154,8 @@ func TestUser(t *testing.T) {
 	cfg := sh(root, `id -u; id -g; grep Groups /proc/self/status | cut -f 2; echo $HOME; grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status | cut -f 2`)
 	const none, all = "0000000000000000", "00000000a80425fb"
 	for user, want := range map[string]string{
-		"ada": "100 50 8 60 /home/ada", "100": "100 50 8 60 /home/ada", "ada:8": "100 8 /home/ada",
-		"ada:mail": "100 8 /home/ada", "7": "7 0 /", "7:9": "7 9 /",
+		"ada": "100 50 8 50 60 /home/ada", "100": "100 50 8 50 60 /home/ada", "ada:8": "100 8 8 /home/ada",
+		"ada:mail": "100 8 8 /home/ada", "7": "7 0 0 /", "7:9": "7 9 9 /",
 	} {
 		cfg.User, cfg.Groups = user, nil
 		if single(t) {
@@ -168,11 +169,16 @@ func TestUser(t *testing.T) {
 	}
 	cfg.User = "0"
 	text, _ := output(t, cfg)
+	fields := strings.Split(text, "\n")
+	if !single(t) { // there nobody can change those of the caller
+		require.Equal(t, "0 ", fields[2], "groups")
+	}
+	text = strings.Join(slices.Delete(fields, 2, 3), " ")
 	require.Equal(t, "0 0 /root "+all+" "+all+" "+all, strings.Join(strings.Fields(text), " "))
 	if !single(t) {
 		cfg.User, cfg.Groups = "7", []string{"games", "99"}
 		text, _ = output(t, cfg)
-		require.Contains(t, strings.Join(strings.Fields(text), " "), "7 0 60 99 / ")
+		require.Contains(t, strings.Join(strings.Fields(text), " "), "7 0 0 60 99 / ")
 	} else {
 		cfg.User, cfg.UserIsWish = "ada", true
 		text, code := output(t, cfg)

@@ -64,7 +64,7 @@ func (v View) Enclose() (root int, err error) {
 // openVolumes opens the host's side of all of them.
 func openVolumes(list []Mount) (fds []int, err error) {
 	for _, m := range list {
-		fd, err := openVolume(m)
+		fd, err := openVolume(m, false)
 		if err != nil {
 			return nil, err
 		}

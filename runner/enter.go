@@ -136,7 +136,7 @@ func joinProgram(control *link) error {
 	if err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
-	if err = joinNamespaces(o.Network); err != nil {
+	if err = joinNamespaces(&o.Config); err != nil {
 		return err
 	}
 	unix.Umask(0)
@@ -165,15 +165,19 @@ func joinProgram(control *link) error {
 
 // joinNamespaces enters all namespaces of the container but that of pids, in which
 // this process was born. Its root and working directory are the container's then.
-func joinNamespaces(network Network) error {
+func joinNamespaces(cfg *Config) error {
 	// A mount namespace can be entered by a thread alone only if it shares no root
 	// directory with others.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	all := unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
-	if network != HostNetwork { // that of the host may be nobody's to enter, and is ours already
-		all |= unix.CLONE_NEWNET
+	// Those of the host may be nobody's to enter, and are ours already.
+	all := unix.CLONE_NEWNS
+	for flag, own := range map[int]bool{unix.CLONE_NEWUTS: !cfg.HostUTS, unix.CLONE_NEWIPC: !cfg.HostIPC,
+		unix.CLONE_NEWCGROUP: !cfg.HostCgroups, unix.CLONE_NEWNET: cfg.Network != HostNetwork} {
+		if own {
+			all |= flag
+		}
 	}
 	err := unix.Setns(targetFD, all)
 	if errors.Is(err, unix.ESRCH) {

@@ -163,10 +163,10 @@ func TestHostMountsAreNotToBeSeen(t *testing.T) {
 	text, _ := output(t, withMounts(sh(busyboxRoot(t), "cut -d' ' -f5 /proc/self/mountinfo | sort"),
 		Mount{Source: t.TempDir(), Target: "/data"}))
 	allowed := append(append(maskedPaths(), readOnlyPaths()...), "/", "/data",
-		"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
+		"/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 	for name := range strings.FieldsSeq(text) {
-		if inUserns(t) && (strings.HasPrefix(name, "/sys/") || slices.Contains(deviceNames(), name)) {
-			continue // the host's, as we can make neither
+		if inUserns(t) && strings.HasPrefix(name, "/sys/") || slices.Contains(deviceNames(), name) {
+			continue // the host's, as we can make none; and nodes beside which no others can be opened
 		}
 		require.Contains(t, allowed, name)
 	}
@@ -418,4 +418,37 @@ func TestCoveredNameIsMadeQuietly(t *testing.T) {
 	info, err = os.Stat(filepath.Join(root, "etc/hosts"))
 	require.NoError(t, err)
 	require.Zero(t, info.Size())
+}
+
+// Who is root of the machine and may make device nodes, which docker's capabilities
+// allow, opens none of them: not in the image, not in /dev, in a volume or in memory.
+func TestNodesThatAreMadeInside(t *testing.T) {
+	needRoot(t)
+	if inUserns(t) {
+		t.Skip("there no node can be made: TestEverythingRootless runs the rest")
+	}
+	root, host := busyboxRoot(t), t.TempDir()
+	cfg := withMounts(sh(root, `for f in /x /dev/x /v/x /t/x /dev/shm/x /etc/x; do mknod $f c 1 5 && head -c 3 $f && echo opened $f; done 2>/dev/null
+head -c 3 /dev/zero | wc -c; head -c 3 /dev/given | wc -c; chmod 0 /dev/given /dev/null`), Mount{Source: host, Target: "/v"})
+	cfg.Tmpfs = []Tmpfs{{Target: "/t", Options: []string{"dev"}}}
+	cfg.Devices = []Device{{Source: "/dev/zero", Target: "/dev/given"}}
+	text, code := output(t, cfg)
+	require.Zero(t, code, text)
+	require.Equal(t, "3\n3\n", text)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat("/dev/zero", &st))
+	require.NotZero(t, st.Mode&0o777, "the host's node is another one")
+	require.NoError(t, unix.Lstat(filepath.Join(host, "x"), &st), "it was made")
+	// Privileged, it opens them.
+	cfg.Privileged = true
+	text, _ = output(t, cfg)
+	require.NotEqual(t, "3\n3\n", text)
+}
+
+// Only control groups of its own are shown, and they can not be written.
+func TestControlGroupsAreItsOwn(t *testing.T) {
+	needRoot(t)
+	text, code := output(t, sh(busyboxRoot(t), "find /sys/fs/cgroup -mindepth 1"))
+	require.Zero(t, code, text)
+	require.Empty(t, text, "it has none")
 }

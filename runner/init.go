@@ -37,7 +37,7 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(joinGroups(o.Join), scoreOOM(o.OOMScoreAdj)); err != nil {
+	if err = errors.Join(joinGroups(&o.Config), scoreOOM(o.OOMScoreAdj)); err != nil {
 		return err
 	}
 	if err = setUpHost(&o.Config); err != nil {
@@ -50,6 +50,11 @@ func becomeProgram(control *link) error {
 	root, err := enterRoot(o.Root) // 2
 	if err != nil {
 		return err
+	}
+	if !o.Privileged && !o.Rootless { // in a user namespace nobody opens a device so
+		if err = setMountFlags(root, unix.MOUNT_ATTR_NODEV, 0); err != nil {
+			return fmt.Errorf("close the root to devices: %w", err)
+		}
 	}
 	if err = buildRoot(root, outside, o, control); err != nil {
 		return err
@@ -90,8 +95,8 @@ func readOrder() (*order, error) {
 
 // joinGroups goes into control groups of version 1, and makes the namespace in
 // which the groups of this process are the roots.
-func joinGroups(dirs []string) error {
-	if err := enterGroups(dirs); err != nil {
+func joinGroups(cfg *Config) error {
+	if err := enterGroups(cfg.Join); err != nil || cfg.HostCgroups {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
@@ -114,7 +119,7 @@ func enterGroups(dirs []string) error {
 // which would otherwise cut the modes of all that is made from here on.
 func setUpHost(cfg *Config) error {
 	unix.Umask(0)
-	if cfg.Hostname != "" {
+	if cfg.Hostname != "" && !cfg.HostUTS {
 		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
 			return fmt.Errorf("set the hostname %q: %w", cfg.Hostname, err)
 		}
@@ -154,6 +159,9 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 		if err = maskKernel(root, dev); err != nil {
 			return err
 		}
+	}
+	if err = attachGroups(root, out.groups, &o.Config); err != nil {
+		return fmt.Errorf("show the control groups: %w", err)
 	}
 	if err = mountVolumes(root, out, &o.Config); err != nil {
 		return err

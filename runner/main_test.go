@@ -40,7 +40,7 @@ func fillBusyboxRoot(t testing.TB, root string) {
 }
 
 // applets are the programs that the tests run.
-const applets = "cat chown cut date env find grep head hostname id ls mkdir mount ping ps readlink sh sleep sort stat stty su touch true tty wc tr seq kill"
+const applets = "cat chmod chown cut date env find grep head hostname id kill ls mkdir mknod mount ping ps readlink seq sh sleep sort stat stty su touch tr true tty wc"
 
 // output runs the container and returns what it printed and its exit code.
 func output(t testing.TB, cfg Config) (string, int) {

@@ -12,7 +12,10 @@ import (
 type outside struct {
 	proc, sys int
 	devices   map[string]int // name in /dev; only those that the host has
-	volumes   []int          // as Config.Mounts
+	nodes     []hostNode
+	groups    []groupMount
+	shm       int   // the host's /dev/shm, where it is shared; else -1
+	volumes   []int // as Config.Mounts
 }
 
 // openOutside opens it while the host's files can be seen. In a user namespace
@@ -22,7 +25,7 @@ func openOutside(cfg *Config) (*outside, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make the mounts private: %w", err)
 	}
-	var out outside
+	out := outside{shm: -1}
 	var err error
 	if out.proc, err = newMount("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return nil, explainProc(err)
@@ -33,8 +36,19 @@ func openOutside(cfg *Config) (*outside, error) {
 	if out.devices, err = openDevices(); err != nil {
 		return nil, err
 	}
+	if out.nodes, err = openNodes(cfg); err != nil {
+		return nil, err
+	}
+	if out.groups, err = openGroups(cfg); err != nil {
+		return nil, err
+	}
+	if cfg.HostIPC {
+		if out.shm, err = cloneMount(unix.AT_FDCWD, "/dev/shm", 0); err != nil {
+			return nil, err
+		}
+	}
 	for _, m := range cfg.Mounts {
-		fd, err := openVolume(m)
+		fd, err := openVolume(m, !cfg.Privileged && !cfg.Rootless)
 		if err != nil {
 			return nil, err
 		}

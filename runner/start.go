@@ -145,6 +145,12 @@ func namespaces(cfg *Config) uintptr {
 	if cfg.Network == NoNetwork {
 		flags |= unix.CLONE_NEWNET
 	}
+	if cfg.HostIPC {
+		flags &^= unix.CLONE_NEWIPC
+	}
+	if cfg.HostUTS {
+		flags &^= unix.CLONE_NEWUTS
+	}
 	return flags
 }
 
@@ -173,6 +179,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 		err := p.fork(attr)
 		if p.grouped = attr.Sys.UseCgroupFD; err != nil && p.grouped {
 			attr.Sys.UseCgroupFD, p.grouped = false, false
+			attr.Env = []string{outsideEnv + "=1"}
 			err = p.fork(attr)
 		}
 		started <- err

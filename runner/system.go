@@ -27,7 +27,7 @@ func mountSystem(root int, out *outside, cfg *Config) (int, error) {
 	if err = attachTop(root, "dev", dev); err != nil {
 		return -1, err
 	}
-	if err = fillDev(dev, out.devices, cfg); err != nil {
+	if err = fillDev(dev, out, cfg); err != nil {
 		return -1, fmt.Errorf("/dev: %w", err)
 	}
 	return dev, nil
@@ -97,10 +97,23 @@ func openDevices() (map[string]int, error) {
 	return open, nil
 }
 
-func fillDev(dev int, host map[string]int, cfg *Config) error {
+func fillDev(dev int, out *outside, cfg *Config) error {
+	var names []string
 	for _, d := range devices() {
-		if err := makeDevice(dev, d, host, cfg.Rootless); err != nil {
+		if err := makeDevice(dev, d, out.devices, cfg.Rootless); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
+		}
+		names = append(names, d.name)
+	}
+	for _, n := range out.nodes {
+		if err := n.place(dev); err != nil {
+			return fmt.Errorf("%s: %w", n.target, err)
+		}
+		names = append(names, n.target)
+	}
+	if !cfg.Privileged && !cfg.Rootless {
+		if err := keepNodes(dev, names); err != nil {
+			return err
 		}
 	}
 	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
@@ -109,7 +122,7 @@ func fillDev(dev int, host map[string]int, cfg *Config) error {
 			return err
 		}
 	}
-	return mountInDev(dev, cfg)
+	return mountInDev(dev, out.shm, cfg)
 }
 
 // makeDevice makes the node, so that chmod in the container does not reach the
@@ -141,7 +154,7 @@ func shmSize(cfg *Config) string {
 }
 
 // mountInDev makes the three file systems below /dev, as docker has them.
-func mountInDev(dev int, cfg *Config) error {
+func mountInDev(dev, hostShm int, cfg *Config) error {
 	const tight = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	pts := []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"} // 5 is "tty" everywhere
 	if cfg.Single {
@@ -156,9 +169,21 @@ func mountInDev(dev int, cfg *Config) error {
 		{"shm", "tmpfs", tight, []string{"mode=1777", "size=" + shmSize(cfg)}},
 		{"mqueue", "mqueue", tight, nil},
 	} {
+		if m.name == "shm" && cfg.NoShm {
+			continue
+		}
+		if m.name == "shm" && hostShm >= 0 {
+			if err := attachIn(dev, m.name, hostShm); err != nil {
+				return fmt.Errorf("shm: %w", err)
+			}
+			continue
+		}
 		fd, err := newMount(m.fstype, m.attrs, m.options...)
 		if errors.Is(err, unix.ENODEV) && m.name == "mqueue" {
 			continue // a kernel without POSIX message queues
+		}
+		if errors.Is(err, unix.EPERM) && m.name == "mqueue" && cfg.HostIPC {
+			continue // the host's are not this user's to mount
 		}
 		if err != nil {
 			return err

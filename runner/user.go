@@ -29,8 +29,8 @@ const (
 	maxLine  = 64 << 10
 )
 
-// identity works out who the program is, and adds HOME to Env where it has none. The
-// tables of the image are looked at only where a name or a home asks for it.
+// identity works out who the program is, and adds HOME to Env where it has none. Root
+// has the groups that the image's table gives him, too.
 func (c *Config) identity(root int) (identity, error) {
 	var who identity
 	if c.Single && c.UserIsWish {
@@ -41,12 +41,20 @@ func (c *Config) identity(root int) (identity, error) {
 			return who, err
 		}
 	}
+	if c.User == "" && !c.Single {
+		if err := who.join(root, "root"); err != nil {
+			return who, err
+		}
+	}
 	for _, name := range c.Groups {
 		gid, err := findGroup(root, name)
 		if err != nil {
 			return who, err
 		}
 		who.groups = append(who.groups, gid)
+	}
+	if !c.Single && !slices.Contains(who.groups, who.gid) { // CVE-2022-36109
+		who.groups = append([]uint32{who.gid}, who.groups...)
 	}
 	if c.Single && (who.uid != 0 || who.gid != 0 || len(who.groups) > 0) {
 		return who, fmt.Errorf("the user %q can not be had: this user namespace has a single id, 0", c.User)
@@ -86,6 +94,11 @@ func (c *Config) findUser(root int, who *identity) error {
 	if !found {
 		return nil
 	}
+	return who.join(root, name)
+}
+
+// join adds the groups that the table has this user in.
+func (who *identity) join(root int, name string) error {
 	return eachLine(root, "/etc/group", 4, func(field []string) bool {
 		gid, ok := parseID(field[2])
 		if ok && slices.Contains(strings.Split(field[3], ","), name) {

@@ -15,7 +15,7 @@ import (
 
 // openVolume opens the host's side of a volume with all that is mounted below
 // it. Read-only is set now, when nobody else can reach the mount.
-func openVolume(m Mount) (int, error) {
+func openVolume(m Mount, noDevices bool) (int, error) {
 	fd, err := cloneMount(unix.AT_FDCWD, m.Source, unix.AT_RECURSIVE)
 	if errors.Is(err, unix.ENOENT) {
 		return -1, fmt.Errorf("volume source path does not exist: %s", m.Source)
@@ -23,11 +23,18 @@ func openVolume(m Mount) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open the volume %s: %w", m.Source, err)
 	}
-	if !m.ReadOnly {
+	attrs := uint64(0)
+	if m.ReadOnly {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if noDevices {
+		attrs |= unix.MOUNT_ATTR_NODEV
+	}
+	if attrs == 0 {
 		return fd, nil
 	}
-	if err = setMountFlags(fd, unix.MOUNT_ATTR_RDONLY, unix.AT_RECURSIVE); err != nil {
-		return -1, fmt.Errorf("make the volume %s read-only: %w", m.Source, err)
+	if err = setMountFlags(fd, attrs, unix.AT_RECURSIVE); err != nil {
+		return -1, fmt.Errorf("make the volume %s read-only, or close it to devices: %w", m.Source, err)
 	}
 	return fd, nil
 }
@@ -45,7 +52,7 @@ func mountVolumes(root int, out *outside, cfg *Config) error {
 		list = append(list, point{m.Target, m.Source, m.Cover, func() (int, error) { return out.volumes[i], nil }})
 	}
 	for _, t := range cfg.Tmpfs {
-		list = append(list, point{t.Target, "tmpfs", false, t.open})
+		list = append(list, point{t.Target, "tmpfs", false, func() (int, error) { return t.open(cfg.Privileged) }})
 	}
 	slices.SortStableFunc(list, func(a, b point) int { return cmp.Compare(depth(a.target), depth(b.target)) })
 	for _, p := range list {
@@ -140,10 +147,13 @@ func (t Tmpfs) options() (attrs int, told []string, err error) {
 	return attrs, told, nil
 }
 
-func (t Tmpfs) open() (int, error) {
+func (t Tmpfs) open(privileged bool) (int, error) {
 	attrs, told, err := t.options()
 	if err != nil {
 		return -1, err
+	}
+	if !privileged {
+		attrs |= unix.MOUNT_ATTR_NODEV
 	}
 	return newMount("tmpfs", attrs, append([]string{"mode=1777"}, told...)...)
 }

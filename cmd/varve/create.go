@@ -44,6 +44,7 @@ func (a *creation) flags(cmd *cobra.Command) {
 	a.want.flags(cmd)
 	isolationFlags(cmd, &a.opt.Isolation)
 	namingFlags(cmd, &a.opt.Naming)
+	sharingFlags(cmd, &a.opt.Isolation)
 }
 
 // read makes the options of flags and arguments.

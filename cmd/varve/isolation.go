@@ -24,7 +24,7 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringArrayVar(&want.CapAdd, "cap-add", nil, "give it this capability, or ALL")
 	f.StringArrayVar(&want.CapDrop, "cap-drop", nil, "take this capability from it, or ALL")
 	f.BoolVar(&want.Privileged, "privileged", false, "give it all capabilities and system calls, and the kernel's files to write")
-	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined or no-new-privileges")
+	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined or no-new-privileges; label=… and apparmor=… do nothing")
 	f.StringVarP(&want.User, "user", "u", "", "run as this user, NAME or ID, with :GROUP or not (default: the image's)")
 	f.StringArrayVar(&want.Groups, "group-add", nil, "be in this group, too")
 	f.Bool("help", false, "show this") // -h is docker's for another

@@ -14,20 +14,28 @@ import (
 
 // start is `varve start`.
 func (c *cli) start() *cobra.Command {
-	var attach, interactive bool
+	var attach, interactive, all bool
+	var filters []string
 	front := foreground{stdout: true, stderr: true}
 	cmd := &cobra.Command{
 		Use:     "start [OPTIONS] CONTAINER [CONTAINER...]",
 		Short:   "Start containers that do not run, with their files as they were",
-		Example: "  varve start work\n  varve start -ai work",
-		Args:    rangeArgs(1, -1),
+		Example: "  varve start work\n  varve start -ai work\n  varve start --all --filter restart-policy=always   # after a boot",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkAll(cmd, args, all, attach || interactive, filters); err != nil {
+				return err
+			}
 			if err := front.check(); err != nil {
 				return usage(cmd, err)
 			}
 			e, err := c.open()
 			if err != nil {
 				return err
+			}
+			if all {
+				if args, err = e.Startable(filters...); err != nil {
+					return err
+				}
 			}
 			if !attach && !interactive {
 				return each(cmd, args, func(name string) (string, error) { return name, startOne(e, name) })
@@ -48,8 +56,25 @@ func (c *cli) start() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "connect stdout and stderr, and hand signals on")
 	f.BoolVarP(&interactive, "interactive", "i", false, "connect stdin, too")
+	f.BoolVar(&all, "all", false, "start all that do not run")
+	f.StringArrayVarP(&filters, "filter", "f", nil, "of all those only: restart-policy=always, label=NAME, …, as of ps")
 	front.flags(cmd)
 	return cmd
+}
+
+// checkAll refuses what does not go together with --all, and names without it.
+func checkAll(cmd *cobra.Command, args []string, all, attach bool, filters []string) error {
+	switch {
+	case !all && len(filters) > 0:
+		return usage(cmd, errors.New("--filter needs --all"))
+	case !all:
+		return rangeArgs(1, -1)(cmd, args)
+	case len(args) > 0:
+		return usage(cmd, errors.New("--all and names of containers do not go together"))
+	case attach:
+		return usage(cmd, errors.New("--all and -a or -i do not go together"))
+	}
+	return nil
 }
 
 // startOne starts a container in the background.

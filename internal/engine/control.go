@@ -193,6 +193,9 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 		if r.Signal != unix.SIGWINCH { // which docker has other ways for
 			s.note("kill", map[string]string{"signal": strconv.Itoa(int(r.Signal))})
 		}
+		if r.Ack && (r.Signal == unix.SIGKILL || r.Signal == s.spec.stopSignal()) {
+			s.markStopped()
+		}
 		if s.signal(r.Signal); r.Signal == unix.SIGKILL {
 			s.thaw()
 		}
@@ -202,6 +205,7 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 		return g.wire.send(reply{Event: eventDone})
 	case doStop:
 		s.tellTheEnd(g)
+		s.markStopped()
 		s.stop(*r.Stop)
 		return nil
 	case doWait:
@@ -360,6 +364,13 @@ func (s *supervisor) thaw() {
 	if state.Paused() {
 		_ = state.thaw() // it may have ended
 	}
+}
+
+// markStopped notes that a verb has asked the container to end.
+func (s *supervisor) markStopped() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Stopped = true
 }
 
 // haltLocked has the program not started again. Preconditions: s.mu is held.

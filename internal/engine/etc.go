@@ -315,7 +315,7 @@ func resolvWords(text []byte, key string) []string {
 // hostname is what was asked for, or on the machine's own network its own name; "" is
 // none.
 func (b *Sandbox) hostname() string {
-	if b.Hostname != "" || !b.HostNetwork {
+	if b.Hostname != "" || !b.HostNetwork && b.UTS != "host" {
 		return b.Hostname
 	}
 	name, err := os.Hostname()

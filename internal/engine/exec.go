@@ -135,7 +135,11 @@ func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	process, err := s.execute(x, files)
 	if err != nil {
 		g.forgetTerminal()
-		_ = g.wire.send(reply{Event: eventFailed, Stage: exitCodeOf(err), Error: err.Error()}) // it may be gone
+		code, text := exitCodeOf(err), err.Error()
+		if code != codeFailed { // docker's words
+			text = "OCI runtime exec failed: exec failed: unable to start container process: " + text + ": unknown"
+		}
+		_ = g.wire.send(reply{Event: eventFailed, Stage: code, Error: text}) // it may be gone
 		return
 	}
 	s.note("exec_start: "+strings.Join(x.Args, " "), id)

@@ -65,7 +65,7 @@ func (s *supervisor) setGroup(group cgroup.Group) {
 // is nil where there is none.
 func (s *supervisor) confine(cfg *runner.Config, group cgroup.Group, missing []string) (err error) {
 	cfg.Group, err = group.Open()
-	cfg.Join = group.Joined()
+	cfg.Join, cfg.GroupDir = group.Joined(), group.Unified
 	s.spec.Sandbox.apply(cfg, missing)
 	s.spec.applyUser(cfg)
 	return err

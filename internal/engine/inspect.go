@@ -299,7 +299,20 @@ type InspectHostConfig struct {
 	DNSOptions    []string `json:"DnsOptions"`
 	DNSSearch     []string `json:"DnsSearch"`
 	ExtraHosts    []string
+	Privileged    bool
+	CgroupnsMode  string
+	IpcMode       string
+	PidMode       string
+	UTSMode       string
+	Devices       []InspectDevice
 	Init          *bool `json:",omitempty"`
+}
+
+// InspectDevice is a device of the host that a container has.
+type InspectDevice struct {
+	PathOnHost        string
+	PathInContainer   string
+	CgroupPermissions string
 }
 
 // InspectRestart is when a container is started again.
@@ -391,6 +404,12 @@ func inspectHost(spec Spec) InspectHostConfig {
 		DNSOptions:    notNil(spec.Sandbox.Naming.DNSOptions),
 		DNSSearch:     notNil(spec.Sandbox.Naming.DNSSearch),
 		ExtraHosts:    notNil(spec.Sandbox.Naming.ExtraHosts),
+	}
+	box := &spec.Sandbox
+	out.Privileged, out.UTSMode, out.Devices = box.Privileged, box.UTS, []InspectDevice{}
+	out.CgroupnsMode, out.IpcMode = cmp.Or(box.CgroupNS, "private"), cmp.Or(box.IPC, "private")
+	for _, d := range box.Devices {
+		out.Devices = append(out.Devices, InspectDevice{d.Source, d.Target, "rwm"})
 	}
 	if spec.Init {
 		out.Init = &spec.Init

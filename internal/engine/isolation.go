@@ -35,6 +35,9 @@ type Isolation struct {
 	ShmSize     int64    // bytes; 0 is docker's
 	OOMScoreAdj int      // 0 is as ours
 	Naming      Naming
+	Devices     []string // docker's --device: SOURCE[:TARGET][:rwm]
+	// The namespaces that may be shared, in docker's words: "" is docker's default.
+	CgroupNS, IPC, PID, UTS string
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an
@@ -61,6 +64,11 @@ type Sandbox struct {
 	ShmSize     int64          `json:"shm_size,omitempty"`
 	OOMScoreAdj int            `json:"oom_score_adj,omitempty"`
 	Naming      Naming         `json:"naming,omitzero"`
+
+	Devices  []runner.Device `json:"devices,omitempty"`
+	CgroupNS string          `json:"cgroupns,omitempty"` // host or private
+	IPC      string          `json:"ipc,omitempty"`      // host, none or private
+	UTS      string          `json:"uts,omitempty"`      // host, or its own
 }
 
 // sandbox works out what can be without the image.
@@ -70,7 +78,7 @@ func (i Isolation) sandbox() (Sandbox, error) {
 	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt),
 		box.setNetwork(i.Network), box.setMounts(i))
 	box.Naming = i.Naming
-	err = errors.Join(err, box.Naming.check(box.NoNetwork))
+	err = errors.Join(err, box.Naming.check(box.NoNetwork), box.setNamespaces(i), box.setDevices(i.Devices))
 	if i.OOMScoreAdj < -1000 || i.OOMScoreAdj > 1000 {
 		err = errors.Join(err, fmt.Errorf("invalid value %d, range for oom score adj is [-1000, 1000]", i.OOMScoreAdj))
 	}
@@ -147,6 +155,10 @@ func (b *Sandbox) setSecurity(list []string) error {
 			b.NoNewPrivileges = false
 		case name == "seccomp" && value == "unconfined":
 			b.Unconfined = true
+		case name == "seccomp" && value == "builtin":
+			b.Unconfined = b.Privileged
+		case (name == "label" || name == "apparmor") && value != "":
+			// Neither SELinux nor AppArmor is asked for anything here, as by docker on hosts without.
 		case name == "seccomp" && value != "":
 			profile, err := os.ReadFile(value)
 			if err != nil {
@@ -154,7 +166,7 @@ func (b *Sandbox) setSecurity(list []string) error {
 			}
 			b.Seccomp, b.Unconfined = string(profile), false
 		default:
-			return fmt.Errorf("invalid --security-opt %q: there are seccomp=FILE, seccomp=unconfined and no-new-privileges", text)
+			return fmt.Errorf("invalid --security-opt %q: there are seccomp=FILE, seccomp=unconfined, no-new-privileges, and label=… and apparmor=…, which do nothing", text)
 		}
 	}
 	return nil
@@ -266,7 +278,8 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Rlimits = slices.Clone(b.Rlimits)
 	cfg.Capabilities, cfg.Privileged, cfg.NoNewPrivileges = b.Capabilities, b.Privileged, b.NoNewPrivileges
 	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
-	cfg.Groups = b.Groups
+	cfg.Groups, cfg.Devices = b.Groups, b.Devices
+	cfg.HostCgroups, cfg.HostIPC, cfg.HostUTS, cfg.NoShm = b.CgroupNS == "host", b.IPC == "host", b.UTS == "host", b.IPC == "none"
 	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, b.Tmpfs
 	cfg.Mounts = slices.Concat(cfg.Mounts, b.Mounts)
 	if b.NoNetwork {

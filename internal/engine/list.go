@@ -18,10 +18,15 @@ type ContainerInfo struct {
 	State State
 }
 
+func containerFilters() []string {
+	return []string{"id", "name", "label", "status", "exited", "ancestor", "health", "restart-policy"}
+}
+
 // Containers returns all containers, the newest first, that docker's filters
-// (KEY=VALUE) let through: id, name, label, status, exited, ancestor and health.
+// (KEY=VALUE) let through: id, name, label, status, exited, ancestor and health; and
+// podman's restart-policy.
 func (e *Engine) Containers(asked ...string) ([]ContainerInfo, error) {
-	filters, err := parseFilters(asked, "id", "name", "label", "status", "exited", "ancestor", "health")
+	filters, err := parseFilters(asked, containerFilters()...)
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +75,15 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 			return false, nil
 		}
 	}
-	if len(f["label"]) == 0 {
+	policies := f["restart-policy"]
+	if len(f["label"]) == 0 && len(policies) == 0 {
 		return true, nil
 	}
 	spec, err := e.readSpec(c.ID)
-	return err == nil && f.labels(spec.Config.Labels), err
+	if err != nil || len(policies) > 0 && !slices.Contains(policies, cmp.Or(spec.Restart.Name, "no")) {
+		return false, err
+	}
+	return f.labels(spec.Config.Labels), nil
 }
 
 // matchName holds a name against a pattern, which is a regular expression as docker's.

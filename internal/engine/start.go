@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -160,4 +161,33 @@ func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
 	}
 	_ = s.Started() // Wait or Started tell of a failure; until then nobody else may start it
 	return s, nil
+}
+
+// Startable are the IDs of the containers that do not run and that the filters of
+// [Engine.Containers] let through, the oldest first. Who asks for the restart policy
+// unless-stopped does not mean those that were stopped.
+func (e *Engine) Startable(filters ...string) ([]string, error) {
+	list, err := e.Containers(filters...)
+	if err != nil {
+		return nil, err
+	}
+	asked, err := parseFilters(filters, containerFilters()...)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, c := range slices.Backward(list) {
+		kept := c.State.Stopped && slices.Contains(asked["restart-policy"], "unless-stopped")
+		if kept {
+			spec, err := e.readSpec(c.ID)
+			if err != nil {
+				return nil, err
+			}
+			kept = spec.Restart.Name == "unless-stopped"
+		}
+		if !c.State.Up() && !kept {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
 }

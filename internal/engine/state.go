@@ -83,6 +83,8 @@ type State struct {
 	Finished   time.Time `json:"finished,omitzero"`
 	Restarts   int       `json:"restarts,omitempty"` // by its policy, since it was started
 	Health     string    `json:"health,omitempty"`   // starting, healthy or unhealthy; "" if nobody checks
+	// Stopped: a verb has asked it to end, and nobody has started it since.
+	Stopped bool `json:"stopped,omitempty"`
 	// Etc says when the files of etcNames were made: one with another time was changed
 	// by the program.
 	Etc map[string]int64 `json:"etc,omitempty"`

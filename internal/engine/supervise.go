@@ -128,6 +128,7 @@ func (s *supervisor) begin(id string) (err error) {
 	if s.state, err = s.engine.readState(id); err != nil {
 		return err
 	}
+	s.state.Stopped = false
 	s.state.Error, s.state.Restarts, s.state.Group = "", 0, s.planGroup()
 	if err = s.engine.writeState(id, s.state); err != nil {
 		return err

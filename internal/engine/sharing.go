@@ -1,0 +1,86 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/varvefs/varve/runner"
+)
+
+// setNamespaces reads docker's --cgroupns, --ipc, --pid and --uts.
+func (b *Sandbox) setNamespaces(i Isolation) error {
+	b.CgroupNS, b.IPC, b.UTS = i.CgroupNS, i.IPC, i.UTS
+	switch i.CgroupNS {
+	case "", "host", "private":
+	default:
+		return errors.New("--cgroupns: invalid CGROUP mode")
+	}
+	switch i.IPC {
+	case "", "host", "none", "private":
+	case "shareable": // with whom is not there
+		b.IPC = "private"
+	default:
+		return errors.New("--ipc: invalid IPC mode")
+	}
+	switch i.UTS {
+	case "", "private":
+		b.UTS = ""
+	case "host":
+		if i.Hostname != "" {
+			return errors.New("conflicting options: hostname and the UTS mode")
+		}
+	default:
+		return errors.New("--uts: invalid UTS mode")
+	}
+	switch i.PID {
+	case "", "private":
+	case "host":
+		return errors.New("--pid host is not there: what a container has started ends with its process 1, and there would be none")
+	default:
+		return errors.New("--pid: invalid PID mode")
+	}
+	return nil
+}
+
+// setDevices reads docker's --device. What a node may be used for can not be made less
+// here, so a mode that asks for that is refused.
+func (b *Sandbox) setDevices(list []string) error {
+	for _, text := range list {
+		bad := func(why string) error { return fmt.Errorf("invalid argument %q for \"--device\" flag: %s", text, why) }
+		part := strings.Split(text, ":")
+		mode := "rwm"
+		if last := len(part) - 1; last > 0 && isDeviceMode(part[last]) {
+			mode, part = part[last], part[:last]
+		}
+		switch {
+		case len(part) > 2:
+			return bad("bad mode specified: " + part[len(part)-1])
+		case len(part) == 1:
+			part = append(part, part[0])
+		}
+		for _, name := range part {
+			if !path.IsAbs(name) {
+				return bad(name + " is not an absolute path")
+			}
+		}
+		if !strings.Contains(mode, "r") || !strings.Contains(mode, "w") {
+			return bad("a device that can only be read, or written, is not to be had: leave out the mode, and choose a user who may do no more")
+		}
+		if _, err := os.Stat(part[0]); err != nil {
+			return fmt.Errorf("error gathering device information while adding custom device %q: %w", part[0], errors.Unwrap(err))
+		}
+		target := path.Clean(part[1])
+		if !strings.HasPrefix(target, "/dev/") {
+			return bad("a device can only be put below /dev")
+		}
+		b.Devices = append(b.Devices, runner.Device{Source: path.Clean(part[0]), Target: target})
+	}
+	return nil
+}
+
+func isDeviceMode(text string) bool {
+	return text != "" && strings.Trim(text, "rwm") == "" && len(text) <= 3
+}
