@@ -135,6 +135,7 @@ func TestLimits(t *testing.T) {
 		if warned := strings.Contains(out, "no control group with the controllers memory is to be had here"); !warned {
 			require.Equal(t, 137, code, out)
 			require.Equal(t, "true\n", h.ok(t, "inspect", "-f", "{{.State.OOMKilled}}", "hog"))
+			require.Contains(t, h.ok(t, "events", "--since", "1h", "--until", "0s", "-f", "container=hog", "--format", "{{.Action}}"), "start\noom\ndie\n")
 		} else {
 			require.NotNil(t, h.user, "root has one")
 			require.Contains(t, out, "out of memory")

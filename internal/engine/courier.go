@@ -212,9 +212,14 @@ func (s *supervisor) lend(files []*os.File) error {
 }
 
 func (s *supervisor) sendCourier(files []*os.File) (*runner.Child, error) {
+	select {
+	case <-s.mounted:
+	case <-s.ended: // it never was
+		return nil, errNotRunning
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || s.server == nil {
+	if s.closing {
 		return nil, errNotRunning
 	}
 	child, err := s.engine.startCourier(s.spec.ID, files)

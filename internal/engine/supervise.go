@@ -46,6 +46,8 @@ type supervisor struct {
 	trash     *layerdb.Stage // the files of a container that is removed
 	passed    *os.File       // stdin of the one who started the container, if it is the program's
 
+	mounted chan struct{} // closed when the view is there
+
 	ended  chan struct{} // closed when the container is at its end, and ending final
 	ending ending
 	owed   sync.WaitGroup // of those who are to be told
@@ -65,7 +67,7 @@ type supervisor struct {
 	columns  uint16 // of its terminal
 	rows     uint16
 	couriers map[*runner.Child]bool // that copy files
-	closing  bool                   // the view is about to go
+	closing  bool                   // the view is about to go, or has gone
 
 	away sync.WaitGroup // of the couriers
 }
@@ -78,7 +80,7 @@ type supervisor struct {
 // connection that there will be none.
 func (e *Engine) Supervise(id string) (code int, err error) {
 	s := &supervisor{
-		engine: e, signals: make(chan os.Signal, 32), ended: make(chan struct{}), sessions: map[*guest]bool{}, halt: make(chan struct{}),
+		engine: e, signals: make(chan os.Signal, 32), mounted: make(chan struct{}), ended: make(chan struct{}), sessions: map[*guest]bool{}, halt: make(chan struct{}),
 	}
 	signal.Notify(s.signals, ForwardedSignals()...)
 	w, err := newWire(os.NewFile(controlFD, "control"))
@@ -187,6 +189,7 @@ func (s *supervisor) live(starter *guest) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	close(s.mounted)
 	if starter.foreground {
 		s.note("attach", nil)
 	}
