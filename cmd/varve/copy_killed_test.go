@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,8 +48,10 @@ func TestKilledCopy(t *testing.T) {
 			cmd, _, _ := h.endless(t, name, archive)
 			if name == "up" {
 				testenv.Eventually(t, "some of it has come", there)
-			} else {
-				time.Sleep(200 * time.Millisecond) // its lock keeps others out
+				h.ok(t, "exec", "up", "rm", "-rf", "/in/big")
+			} else { // its lock keeps others out
+				file := filepath.Join(filepath.Dir(h.stateFile(t)), "upper/in/big/zeros")
+				testenv.Eventually(t, "some of it has come", func() bool { _, err := os.Lstat(file); return err == nil })
 			}
 			require.NoError(t, cmd.Process.Kill())
 			_ = cmd.Wait() // killed
