@@ -452,3 +452,65 @@ func TestControlGroupsAreItsOwn(t *testing.T) {
 	require.Zero(t, code, text)
 	require.Empty(t, text, "it has none")
 }
+
+// CVE-2025-52881: what is written below /proc on the way reaches the kernel's, whatever
+// the image has there, and however a name of a shared volume changes meanwhile.
+func TestProcIsTheKernels(t *testing.T) {
+	needRoot(t)
+	root, shared, file := busyboxRoot(t), t.TempDir(), filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, []byte("|/evil\n"), 0o644))
+	for _, dir := range []string{"proc/self/attr", "proc/sys/kernel", "sys/fs/cgroup"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	fakes := []string{"proc/self/oom_score_adj", "proc/self/attr/exec", "proc/sys/kernel/core_pattern"}
+	for _, name := range fakes {
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte("fake\n"), 0o666))
+	}
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	require.NoError(t, err)
+	score := 500
+	cfg := sh(root, "cat /proc/self/oom_score_adj /proc/sys/kernel/core_pattern")
+	cfg.OOMScoreAdj = &score
+	text, code := output(t, cfg)
+	require.Zero(t, code, text)
+	require.Equal(t, "500\n"+string(pattern), text)
+
+	a, b := filepath.Join(shared, "a"), filepath.Join(shared, "b")
+	require.NoError(t, os.Mkdir(a, 0o755))
+	require.NoError(t, os.Symlink("/proc/sys/kernel", b))
+	stop, stopped := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+				if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+					stopped <- err
+					return
+				}
+			}
+		}
+	}()
+	cfg = withMounts(cfg, Mount{Source: shared, Target: "/v"}, Mount{Source: file, Target: "/v/a/core_pattern"})
+	for range 50 {
+		text, code, err := runOutput(cfg)
+		if err != nil {
+			require.NotContains(t, err.Error(), "init stage ended")
+			continue
+		}
+		require.Zero(t, code, text)
+		require.Equal(t, "500\n"+string(pattern), text)
+	}
+	close(stop)
+	require.NoError(t, <-stopped)
+	for _, name := range fakes {
+		data, err := os.ReadFile(filepath.Join(root, name))
+		require.NoError(t, err)
+		require.Equal(t, "fake\n", string(data), name)
+	}
+	now, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	require.NoError(t, err)
+	require.Equal(t, pattern, now)
+}
