@@ -115,7 +115,7 @@ func confine(o *order, control *link) error {
 		return err
 	}
 	if o.Single {
-		if err := pretend(o.Ask, control); err != nil {
+		if err := pretend(o, control); err != nil {
 			return err
 		}
 	}
@@ -133,9 +133,9 @@ func confine(o *order, control *link) error {
 
 // pretend loads a filter for what can not be done with a single id. One that asks sends the
 // parent what he listens by.
-func pretend(ask bool, control *link) error {
-	if ask {
-		listener, err := seccomp.Ask().LoadListened()
+func pretend(o *order, control *link) error {
+	if o.Ask {
+		listener, err := seccomp.Ask(o.AskAttributes).LoadListened()
 		if err == nil {
 			return control.send(msgListener, "", listener)
 		}

@@ -36,14 +36,17 @@ type errand struct {
 	Dir        int32  // of the path, AT_FDCWD or a descriptor of PID
 	Flags      uint32 // AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH
 	UID, GID   uint32
+	Mode       uint32
 	Descriptor uint32 // 1: the file is Dir itself, there is no path
 }
 
 // What can be asked of the clerk.
 const (
-	doRead  = iota // memory; it is in the answer
-	doWrite        // memory; what to write is behind the errand
-	doChown        // a file
+	doRead      = iota // memory; it is in the answer
+	doWrite            // memory; what to write is behind the errand
+	doChown            // tell the view the owner of a file
+	doKeepOwner        // write it to the attribute that has it
+	doChmod            // likewise the mode, if there is such an attribute
 )
 
 // longestErrand is one with all its bytes.

@@ -110,7 +110,7 @@ func (o *office) do(e *errand, data []byte, listener int) ([]byte, error) {
 		}
 		return nil, writeMemory(int(e.PID), e.Address, data)
 	}
-	return nil, o.chown(e, listener)
+	return nil, o.change(e, listener)
 }
 
 func readMemory(pid int, address uint64, length int) ([]byte, error) {
@@ -159,9 +159,9 @@ func readPath(pid int, address uint64) (string, error) {
 	return "", unix.ENAMETOOLONG
 }
 
-// chown tells the view the owner of a file of its. For all other files, such as those of
-// volumes, it seems to have been done.
-func (o *office) chown(e *errand, listener int) error {
+// change gives a file of the view another owner or mode. For all other files, such as those
+// of volumes, it seems to have been done.
+func (o *office) change(e *errand, listener int) error {
 	file, err := o.find(e, listener)
 	if err != nil {
 		return err
@@ -174,14 +174,66 @@ func (o *office) chown(e *errand, listener int) error {
 	if err = unix.Fstat(file, &st); err != nil || st.Dev != o.device {
 		return err
 	}
+	if e.Do == doChown {
+		return tellOwner(file, &st, e)
+	}
+	return keepAttribute(file, &st, e)
+}
+
+// tellOwner has a view of ours keep the owner.
+func tellOwner(file int, st *unix.Stat_t, e *errand) error {
 	// The kernel forgets the mode that it knows of the file only if it is changed by chmod.
 	if mode := st.Mode & 0o7777; st.Mode&unix.S_IFMT == unix.S_IFREG && mode != unprivileged(mode) {
-		if err = at.Chmod(file, "", unprivileged(mode)); err != nil {
+		if err := at.Chmod(file, "", unprivileged(mode)); err != nil {
 			return err
 		}
 	}
 	owner := fmt.Sprintf("%d:%d", int32(e.UID), int32(e.GID))
 	return at.Setxattr(file, "", ownerAttr, []byte(owner), 0)
+}
+
+// keptAttr has owner and mode of a file in the place of its own, as UID:GID:MODE and what it
+// stands for. It is that of package unionfs.
+const keptAttr = "user.containers.override_stat"
+
+// keepAttribute writes owner or mode to the attribute. Only files and directories can have
+// it; a mode is written only to one that is there.
+func keepAttribute(file int, st *unix.Stat_t, e *errand) error {
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return nil
+	}
+	value, err := at.Getxattr(file, "", keptAttr)
+	if errors.Is(err, unix.ENODATA) {
+		if e.Do == doChmod {
+			return nil
+		}
+		value, err = fmt.Appendf(nil, "0:0:0%o", st.Mode&0o7777), nil
+	}
+	if err != nil {
+		return err
+	}
+	part := strings.SplitN(string(value), ":", 4)
+	if len(part) < 3 {
+		return unix.EIO
+	}
+	mode, err := strconv.ParseUint(part[2], 8, 32)
+	if err != nil {
+		return unix.EIO
+	}
+	if e.UID != keep {
+		part[0] = strconv.FormatUint(uint64(e.UID), 10)
+	}
+	if e.GID != keep {
+		part[1] = strconv.FormatUint(uint64(e.GID), 10)
+	}
+	switch {
+	case e.Do == doChmod:
+		mode = uint64(e.Mode & 0o7777)
+	case st.Mode&unix.S_IFMT == unix.S_IFREG:
+		mode = uint64(unprivileged(uint32(mode)))
+	}
+	part[2] = "0" + strconv.FormatUint(mode&0o7777, 8)
+	return at.Setxattr(file, "", keptAttr, []byte(strings.Join(part, ":")), 0)
 }
 
 // unprivileged is a mode without what chown(2) takes away.

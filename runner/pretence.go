@@ -24,10 +24,12 @@ import (
 // The zero value is not usable: [NewPretence] makes one, for all programs of a container,
 // whose Config names it. Its methods may be called from several goroutines.
 type Pretence struct {
-	view  string
-	stage *os.File
-	names func() map[int32]string // of the calls that are asked about, by number
-	used  atomic.Bool             // somebody is not root
+	view string
+	// kernel: the view is the kernel's overlayfs, and keeps no owners and modes by itself.
+	kernel bool
+	stage  *os.File
+	names  func() map[int32]string // of the calls that are asked about, by number
+	used   atomic.Bool             // somebody is not root
 
 	mu   sync.Mutex // guards roll
 	roll *roll
@@ -41,6 +43,11 @@ type Pretence struct {
 func NewPretence(view string, stage *os.File) *Pretence {
 	return &Pretence{view: view, stage: stage, names: sync.OnceValue(seccomp.Names), roll: newRoll()}
 }
+
+// KeepAttributes says that the view is the kernel's overlayfs: then the attribute that has
+// owners and modes in the place of the files' own is kept here. It comes before the first
+// program.
+func (p *Pretence) KeepAttributes() { p.kernel = true }
 
 // Close lets go of what was needed.
 func (p *Pretence) Close() error {
@@ -282,6 +289,14 @@ func (v *visit) attend(call string) (value int64, err error) {
 		return 0, v.chown(errand{Dir: unix.AT_FDCWD, Address: a[0], UID: uint32(a[1]), GID: uint32(a[2]), Flags: unix.AT_SYMLINK_NOFOLLOW})
 	case "fchown":
 		return 0, v.chown(errand{Dir: int32(a[0]), Descriptor: 1, UID: uint32(a[1]), GID: uint32(a[2])})
+	case "chmod":
+		return 0, v.chmod(errand{Dir: unix.AT_FDCWD, Address: a[0], Mode: uint32(a[1])})
+	case "fchmod":
+		return 0, v.chmod(errand{Dir: int32(a[0]), Descriptor: 1, Mode: uint32(a[1])})
+	case "fchmodat":
+		return 0, v.chmod(errand{Dir: int32(a[0]), Address: a[1], Mode: uint32(a[2])})
+	case "fchmodat2":
+		return 0, v.chmod(errand{Dir: int32(a[0]), Address: a[1], Mode: uint32(a[2]), Flags: uint32(a[3])})
 	}
 	return 0, v.chown(errand{Dir: int32(a[0]), Address: a[1], UID: uint32(a[2]), GID: uint32(a[3]), Flags: uint32(a[4])})
 }
@@ -372,6 +387,18 @@ func (v *visit) setGroups() error {
 	return nil
 }
 
+// chmod has the kernel make the call once the attribute has the mode.
+func (v *visit) chmod(e errand) error {
+	if e.Flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
+		return unix.EINVAL
+	}
+	e.Do, e.UID, e.GID = doChmod, keep, keep
+	if _, err := v.run(e, nil); err != nil {
+		return err
+	}
+	return errPass
+}
+
 func (v *visit) chown(e errand) error {
 	if e.Flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
 		return unix.EINVAL
@@ -380,7 +407,9 @@ func (v *visit) chown(e errand) error {
 	if !c.mayChown(e.UID, e.GID) || !hasCapability(int(v.q.PID), unix.CAP_CHOWN) {
 		return unix.EPERM
 	}
-	e.Do = doChown
+	if e.Do = doChown; v.p.kernel {
+		e.Do = doKeepOwner
+	}
 	_, err := v.run(e, nil)
 	return err
 }

@@ -24,7 +24,8 @@ type order struct {
 	Null    [3]bool  // which of stdin, stdout, stderr are the container's /dev/null
 	Filters [][]byte // of system calls, as seccomp.Program.Encode gives them
 	// Ask says that the program asks about users and owners, where nobody listens to it yet.
-	Ask bool
+	// AskAttributes: about all changes of owners and modes of files, too.
+	Ask, AskAttributes bool
 }
 
 // Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
@@ -117,7 +118,9 @@ func writeOrder(cfg *Config) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Ask = o.Single && cfg.Pretence != nil
+	if o.Ask = o.Single && cfg.Pretence != nil; o.Ask {
+		o.AskAttributes = cfg.Pretence.kernel
+	}
 	if filter != nil {
 		o.Filters = append(o.Filters, filter)
 	}

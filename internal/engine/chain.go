@@ -83,20 +83,32 @@ func identify(l *unionfs.Lower, name, who string) error {
 // mountChain mounts the view of a chain on its index. Where there is none that can
 // be used the directories are merged as they are needed, and missing is true: it
 // costs more to make than a short container takes (docs/performance.md).
-func (e *Engine) mountChain(mountpoint string, c chain, view unionfs.Options) (server *unionfs.Server, missing bool, err error) {
-	view.Lowers = c.lowers
+func (e *Engine) mountChain(mountpoint string, c chain, opt unionfs.Options) (v view, missing bool, err error) {
+	opt.Lowers = c.lowers
 	if c.index == "" {
-		server, err = unionfs.Mount(mountpoint, view)
-		return server, false, err
+		v, err = mountView(mountpoint, opt)
+		return v, false, err
 	}
-	view.Index = e.store.ChainFile(c.index)
-	server, err = unionfs.Mount(mountpoint, view)
+	opt.Index = e.store.ChainFile(c.index)
+	v, err = mountView(mountpoint, opt)
 	if !errors.Is(err, unionfs.ErrIndex) {
-		return server, false, err
+		return v, false, err
 	}
-	view.Index = ""
-	server, err = unionfs.Mount(mountpoint, view)
-	return server, true, err
+	opt.Index = ""
+	v, err = mountView(mountpoint, opt)
+	return v, true, err
+}
+
+// mountView mounts a view of ours, or what takes its place.
+func mountView(mountpoint string, opt unionfs.Options) (view, error) {
+	server, err := unionfs.Mount(mountpoint, opt)
+	switch {
+	case err == nil:
+		return server, nil
+	case !errors.Is(err, unionfs.ErrIndex) && noFUSE():
+		return mountKernel(mountpoint, opt, err)
+	}
+	return nil, err
 }
 
 // indexInBackground has a process of its own make the index, for the next container

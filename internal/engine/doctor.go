@@ -112,7 +112,7 @@ func groups() Finding {
 }
 
 func overlay() Finding {
-	f := Finding{What: "kernel overlayfs", For: "only comparisons: varve does without", Mend: "sudo modprobe overlay"}
+	f := Finding{What: "kernel overlayfs", For: "containers where there is no /dev/fuse", Mend: "sudo modprobe overlay"}
 	list, err := os.ReadFile("/proc/filesystems")
 	if err == nil && strings.Contains(string(list), "\toverlay\n") {
 		f.OK, f.Says, f.Mend = true, "there", ""

@@ -35,7 +35,7 @@ type supervisor struct {
 	dir       int // of the container
 	signals   chan os.Signal
 	chain     chain
-	server    *unionfs.Server
+	server    view
 	unindexed bool             // the chain has no index
 	pretence  *runner.Pretence // nil unless there is a single id
 	missing   []string         // controllers that can not limit the container
@@ -345,6 +345,9 @@ func (s *supervisor) mount() error {
 		view.Creator = s.pretence.Owner
 	}
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
+	if _, kernels := s.server.(kernelView); kernels && s.pretence != nil {
+		s.pretence.KeepAttributes()
+	}
 	return err
 }
 

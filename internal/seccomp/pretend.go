@@ -24,14 +24,24 @@ func Pretend() Program {
 
 // Ask is the filter in the place of [Pretend] where somebody listens (see [Listener]): he
 // is asked about changes of owners to others than root, and about all that has to do with
-// the users and groups of a process, PR_SET_KEEPCAPS among it. To make a device succeeds without effect.
-func Ask() Program {
+// the users and groups of a process, PR_SET_KEEPCAPS among it; with attributes, about all
+// changes of owners and modes of files. To make a device succeeds without effect.
+func Ask(attributes bool) Program {
 	native := newRules()
 	for name, ids := range owning() {
-		native.add(name, unlessRoot(ids, unix.SECCOMP_RET_USER_NOTIF))
+		verdict := unlessRoot(ids, unix.SECCOMP_RET_USER_NOTIF)
+		if attributes {
+			verdict = Program{ret(unix.SECCOMP_RET_USER_NOTIF)}
+		}
+		native.add(name, verdict)
 	}
 	for _, name := range Asked() {
 		native.add(name, Program{ret(unix.SECCOMP_RET_USER_NOTIF)})
+	}
+	if attributes {
+		for _, name := range moding() {
+			native.add(name, Program{ret(unix.SECCOMP_RET_USER_NOTIF)})
+		}
 	}
 	native.add("prctl", Program{load(offArgs),
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.PR_SET_KEEPCAPS},
@@ -53,6 +63,9 @@ func Asked() []string {
 func owning() map[string][]uint32 {
 	return map[string][]uint32{"chown": {1, 2}, "lchown": {1, 2}, "fchown": {1, 2}, "fchownat": {2, 3}}
 }
+
+// moding are the calls for the mode of a file.
+func moding() []string { return []string{"chmod", "fchmod", "fchmodat", "fchmodat2"} }
 
 // becoming says which arguments of a call for the user of a process are ids.
 func becoming() map[string][]uint32 {
@@ -78,6 +91,11 @@ func Names() map[int32]string {
 		}
 	}
 	names[int32(numbers["prctl"])] = "prctl"
+	for _, name := range moding() {
+		if number, has := numbers[name]; has {
+			names[int32(number)] = name
+		}
+	}
 	return names
 }
 

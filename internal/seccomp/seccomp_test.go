@@ -294,10 +294,14 @@ func TestAsk(t *testing.T) {
 		{unix.SYS_MKNODAT, [6]uint64{2: unix.S_IFIFO | 0o600}, done},
 		{unix.SYS_GETPID, [6]uint64{}, done},
 	} {
-		require.Equal(t, c.want, run(t, Ask(), call{c.number, arches()[0].audit, c.args}), "%+v", c)
-		require.EqualValues(t, done, run(t, Ask(), call{c.number, 12345, c.args}))
+		require.Equal(t, c.want, run(t, Ask(false), call{c.number, arches()[0].audit, c.args}), "%+v", c)
+		require.EqualValues(t, done, run(t, Ask(false), call{c.number, 12345, c.args}))
 		if c.want == ask {
 			require.Contains(t, Names(), int32(c.number))
 		}
 	}
+	chmod := call{unix.SYS_FCHMOD, arches()[0].audit, [6]uint64{}}
+	require.EqualValues(t, done, run(t, Ask(false), chmod))
+	require.EqualValues(t, ask, run(t, Ask(true), chmod))
+	require.EqualValues(t, ask, run(t, Ask(true), call{unix.SYS_FCHOWN, arches()[0].audit, [6]uint64{}}))
 }
