@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs software start-profile clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs software terminal start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ programs: build ## run git, make, apt, databases and others in views (IO, OPTION
 
 software: build ## run PostgreSQL under load, make -j2, Python's tests and daemons in containers (NAMES, SECONDS_POSTGRES=600)
 	@scripts/containers.sh $(NAMES)
+
+terminal: build ## type at a shell in a container in tmux, and compare its screens with those of this machine's shell
+	@scripts/terminal.sh bin/varve
 
 start-profile: build ## where the milliseconds of a start go (ROUNDS=10), as root
 	@ROUNDS='$(or $(filter-out 5,$(ROUNDS)),10)' scripts/start-profile.sh

@@ -71,7 +71,7 @@ postgres() {
 		exec setpriv --reuid postgres --regid postgres --init-groups /usr/lib/postgresql/15/bin/postgres -D /etc/postgresql/15/main -c log_checkpoints=on' >/dev/null
 	eventually "$varve" exec -u postgres pg psql -qAt -c 'select 1'
 	"$varve" exec -u postgres pg createdb load
-	"$varve" exec -u postgres pg psql -q -d load -c 'create table t (n int primary key)'
+	"$varve" exec -u postgres pg psql -q -d load -c 'create table t (n int primary key); create extension amcheck'
 	: >"$dir/acknowledged"
 	writer 2>"$dir/writer.err" &
 	local writing=$!
@@ -114,9 +114,9 @@ make_() {
 		set -e; mkdir -p /w/src && cd /w
 		for n in $(seq 300); do echo "int f$n(int x) { return x * $n; }" > src/f$n.c; done
 		{ for n in $(seq 300); do echo "int f$n(int);"; done; echo "#include <stdio.h>"; echo "int main(void) { int s = 0;"
-		  for n in $(seq 300); do echo "s += f$n(1);"; done; echo "printf(\"%d\\n\", s); return s != 45150; }"; } > src/main.c
+		  for n in $(seq 300); do echo "s += f$n(1);"; done; echo "printf(\"%d\", s); return s != 45150; }"; } > src/main.c
 		printf "prog: \$(patsubst %%.c,%%.o,\$(wildcard src/*.c))\n\tgcc -o \$@ \$^\n" > Makefile
-		make -s -j2 && ./prog && make -q'
+		make -s -j2 && ./prog >/dev/null && make -q'
 	sums=$("$varve" diff build | grep -c '^A /w/src/.*\.o$')
 	[ "$sums" = 301 ] || fail "make: $sums objects"
 	"$varve" rm build >/dev/null
