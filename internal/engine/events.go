@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,10 +50,23 @@ func (e *Engine) noteImage(id, action, name string) {
 	e.note(eventLine{time.Now(), ofImage, action, id, attributes})
 }
 
+// Bounds of one event, since command lines and labels have none that would fit.
+const (
+	longestAction = 4 << 10
+	longestEvent  = 64 << 10
+)
+
 // note writes one line at the end of the newest file, with one call and no sync. What can
 // not be noted, as on a full disk, is not: the verb has done its work.
 func (e *Engine) note(line eventLine) {
+	if len(line.Action) > longestAction {
+		line.Action = strings.ToValidUTF8(line.Action[:longestAction], "") + "…"
+	}
 	raw, err := json.Marshal(line)
+	if err == nil && len(raw) > longestEvent {
+		line.Attributes = map[string]string{"image": line.Attributes["image"], "name": line.Attributes["name"]}
+		raw, err = json.Marshal(line)
+	}
 	if err != nil {
 		return // strings and a time
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -56,6 +57,25 @@ func TestEventsAreBounded(t *testing.T) {
 	for w, n := range last { // who was done early is dropped as a whole
 		require.Equal(t, each-1, n, "the last lines of writer %s are missing", w)
 	}
+}
+
+// TestEventsAreShort: what has no bound of its own is cut.
+func TestEventsAreShort(t *testing.T) {
+	e, err := Open(filepath.Join(testenv.Dir(t), "store"))
+	require.NoError(t, err)
+	e.noteContainer("a", "exec_start: "+strings.Repeat("é", 1<<20), nil)
+	e.noteContainer("b", "create", noteLabels(map[string]string{"long": strings.Repeat("x", 1<<20)}, "image", "name"))
+	info, err := os.Stat(filepath.Join(e.Root(), eventsName, numberedLog(0)))
+	require.NoError(t, err)
+	require.Less(t, info.Size(), int64(longestEvent))
+	var list []Event
+	require.NoError(t, e.Events(EventOptions{Since: "1h", Until: "0s"}, func(ev Event) error {
+		list = append(list, ev)
+		return nil
+	}))
+	require.Len(t, list, 2)
+	require.LessOrEqual(t, len(list[0].Action), longestAction+len("…"))
+	require.Equal(t, map[string]string{"image": "image", "name": "name"}, list[1].Actor.Attributes)
 }
 
 // TestEventsFollow: who follows hears all that happens, also over a change of files, until
