@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -167,7 +168,10 @@ func (e *Engine) sendCourier(name string, order copyOrder) (c *courierCall, err 
 		return nil, err
 	}
 	c = &courierCall{container: name, path: order.Path, absent: path.Clean("/" + order.Path)}
-	if !order.Read && !order.Source.Archive { // what is not there is the directory to copy to
+	switch {
+	case order.Read && strings.HasSuffix(order.Path, "/") && c.absent != "/":
+		c.absent += "/"
+	case !order.Read && !order.Source.Archive && !namesContents(order.Path): // what is not there is the directory to copy to
 		c.absent = path.Dir(c.absent)
 	}
 	ours, theirs, err := wirePair()

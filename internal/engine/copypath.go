@@ -119,6 +119,9 @@ func (j jail) target(name string, s copySource) (dir int, under string, err erro
 	if s.Archive {
 		return -1, "", errNoDirectory
 	}
+	if namesContents(name) { // of a directory that is not there
+		return -1, "", err
+	}
 	dir, base, kind, err := j.whereIs(clean, true)
 	if err != nil {
 		return -1, "", err
@@ -179,24 +182,20 @@ func localSource(name string, follow bool) (dir int, base string, s copySource, 
 	if err != nil {
 		return -1, "", s, err
 	}
-	look := os.Lstat
+	real := filepath.Clean(abs)
 	if follow || assertsDir(abs) {
-		look = os.Stat
+		if real, err = filepath.EvalSymlinks(real); err != nil {
+			return -1, "", s, err
+		}
 	}
-	info, err := look(strings.TrimSuffix(abs, "."))
-	if errors.Is(err, unix.ENOTDIR) {
-		return -1, "", s, errors.New("not a directory")
+	info, err := os.Lstat(real)
+	if err == nil && assertsDir(abs) && !info.IsDir() {
+		err = errors.New("not a directory")
 	}
 	if err != nil {
 		return -1, "", s, err
 	}
 	s = copySource{Name: sourceName(abs), Dir: info.IsDir()}
-	real := filepath.Clean(abs)
-	if follow || assertsDir(abs) {
-		if real, err = filepath.EvalSymlinks(abs); err != nil {
-			return -1, "", s, err
-		}
-	}
 	if s.Dir {
 		dir, err = at.OpenRoot(real)
 		return dir, ".", s, err
@@ -243,6 +242,10 @@ func localTarget(name string, s copySource) (dir int, under string, err error) {
 // checkLocalTarget refuses a path of this machine that nothing can be copied to, in
 // docker's words.
 func checkLocalTarget(name string) error {
+	name, err := localPath(name)
+	if err != nil {
+		return err
+	}
 	if dir := filepath.Dir(filepath.Clean(name)); dir != "." {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("invalid output path: directory %q does not exist", dir)

@@ -61,11 +61,12 @@ func (e *Engine) Courier(id string) error {
 	stream := os.NewFile(streamFD, "stream")
 	told, err := e.carry(w, *r.Copy, id, stream)
 	// First the end of the tar, then the word that it is whole.
-	err = errors.Join(err, stream.Close())
-	if err != nil {
-		return w.send(reply{Event: eventFailed, Error: err.Error(), Copy: told})
+	word := reply{Event: eventDone, Copy: told}
+	if err = errors.Join(err, stream.Close()); err != nil {
+		word = reply{Event: eventFailed, Error: err.Error(), Copy: told}
 	}
-	return w.send(reply{Event: eventDone, Copy: told})
+	_ = w.send(word) // it may be gone, and knows why
+	return nil
 }
 
 func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyReply, error) {
@@ -124,6 +125,9 @@ func (j jail) read(w *wire, o copyOrder, stream io.Writer) (*copyReply, error) {
 // write makes files of the stream at the path of the order.
 func (j jail) write(o copyOrder, stream io.Reader, single bool) (*copyReply, error) {
 	dir, under, err := j.target(o.Path, o.Source)
+	if errors.Is(err, unix.ENOTDIR) {
+		err = errors.New("extraction point is not a directory")
+	}
 	if err != nil {
 		return refusal(err)
 	}
