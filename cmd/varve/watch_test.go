@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,8 @@ import (
 
 // TestWatchStays: the process that ends a container whose supervisor was killed is there
 // for as long as the container is, and neither it nor the supervisor holds what the verb
-// that started them was given.
+// that started them was given. Together they are as small as is said of them, and only
+// their user may speak with them.
 func TestWatchStays(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {
 		given, err := os.CreateTemp(filepath.Dir(h.root), "given")
@@ -40,6 +42,11 @@ func TestWatchStays(t *testing.T) {
 		for _, pid := range []string{watch, fmt.Sprint(supervisor)} {
 			require.NotContains(t, descriptors(t, pid), given.Name())
 		}
+		require.Less(t, resident(t, fmt.Sprint(supervisor)), 25<<10, "KiB of the supervisor")
+		require.Less(t, resident(t, watch), 5<<10, "KiB of the watch")
+		door, err := os.Lstat(filepath.Join(filepath.Dir(h.stateFile(t)), "control.sock"))
+		require.NoError(t, err)
+		require.Equal(t, os.ModeSocket|0o600, door.Mode())
 	})
 }
 
@@ -71,4 +78,15 @@ func descriptors(t *testing.T, pid string) (names []string) {
 		}
 	}
 	return names
+}
+
+// resident is the memory of a process in KiB.
+func resident(t *testing.T, pid string) int {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(status), "VmRSS:")
+	require.True(t, found)
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	require.NoError(t, err)
+	return kib
 }
