@@ -13,5 +13,6 @@ func sharingFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringVar(&want.CgroupNS, "cgroupns", "", "its namespace of control groups, private or host (default private)")
 	f.StringVar(&want.IPC, "ipc", "", "its shared memory and message queues: private, none (no /dev/shm) or host (default private)")
 	f.StringVar(&want.PID, "pid", "", "its process ids: private (the default); host is not there")
+	f.StringVar(&want.Userns, "userns", "", "its user namespace: host, which is the default")
 	f.StringVar(&want.UTS, "uts", "", "its hostname: host, or its own (the default)")
 }

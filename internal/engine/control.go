@@ -295,7 +295,7 @@ func (s *supervisor) welcomeLocked(g *guest) {
 	_ = g.wire.send(reply{Event: eventStarted, Files: 1}, s.stdin) // likewise
 	if s.spec.StdinOnce && !s.spec.Terminal {
 		_ = s.stdin.Close() // a pipe
-		s.stdin = nil
+		s.stdin, s.inlet = nil, nil
 	}
 }
 

@@ -35,14 +35,21 @@ func TestParseVolume(t *testing.T) {
 		"/a:/b":          {Source: "/a", Target: "/b"},
 		"/a/../c:/b/:ro": {Source: "/c", Target: "/b", ReadOnly: true},
 		"/a:/b:rw":       {Source: "/a", Target: "/b"},
+		"/a:/b:ro,z":     {Source: "/a", Target: "/b", ReadOnly: true},
 	} {
 		got, err := parseVolume(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, bad := range []string{"", "/a", "a:/b", "/a:b", "/a:/", "/a:/..", "/a:/b:x", "/a:/b:ro:z", ":/b", "/a:"} {
+	for bad, says := range map[string]string{ // docker's words
+		"": "invalid empty volume spec", "/a": "invalid volume specification: '/a'", "a:/b": "invalid volume specification: 'a:/b'",
+		"/a:b": "invalid volume specification: '/a:b': invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute",
+		"/a:/": "invalid specification: destination can't be '/'", "/a:/..": "destination can't be '/'", "/a:/b:x": "invalid mode: x",
+		"/a:/b:ro:z": "invalid spec: /a:/b:ro:z: too many colons", ":/b": "empty section between colons", "/a:": "invalid spec: /a:: empty section between colons",
+		"/a:/b:rw,ro": "invalid mode: rw,ro",
+	} {
 		_, err := parseVolume(bad)
-		require.ErrorContains(t, err, "invalid volume", bad)
+		require.ErrorContains(t, err, says, bad)
 	}
 }
 

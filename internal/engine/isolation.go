@@ -38,6 +38,7 @@ type Isolation struct {
 	Devices     []string // docker's --device: SOURCE[:TARGET][:rwm]
 	// The namespaces that may be shared, in docker's words: "" is docker's default.
 	CgroupNS, IPC, PID, UTS string
+	Userns                  string // host, or "": the same
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an

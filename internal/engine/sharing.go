@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/varvefs/varve/runner"
@@ -34,6 +35,13 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 		}
 	default:
 		return errors.New("--uts: invalid UTS mode")
+	}
+	switch {
+	case i.Userns == "" || i.Userns == "host":
+	case slices.Contains([]string{"keep-id", "auto", "nomap", "private"}, strings.SplitN(i.Userns, ":", 2)[0]):
+		return fmt.Errorf("--userns %s is not there: root's containers have no user namespace, and those of others the one in which they are root", i.Userns)
+	default:
+		return errors.New("--userns: invalid USER mode")
 	}
 	switch i.PID {
 	case "", "private":

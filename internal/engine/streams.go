@@ -18,6 +18,7 @@ type streams struct {
 	theirs []*os.File
 	source [2]*os.File // what the program writes, by stream; a terminal is one
 	stdin  *os.File    // what it reads
+	kept   bool        // stdin is that of the next run, too
 	flows  sync.WaitGroup
 }
 
@@ -47,14 +48,32 @@ func (s *supervisor) openStreams(cfg *runner.Config) (f *streams, err error) {
 	switch {
 	case s.passed != nil:
 		cfg.Stdin = s.passed
+	case s.spec.Stdin && s.input != nil:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		cfg.Stdin, f.stdin, f.kept = s.input, s.inlet, true
 	case s.spec.Stdin:
-		r, w, err := os.Pipe()
-		if err != nil {
-			return f, fmt.Errorf("pipe: %w", err)
-		}
-		cfg.Stdin, f.stdin, f.theirs = r, w, append(f.theirs, r)
+		return f, s.openInput(cfg, f)
 	}
 	return f, nil
+}
+
+// openInput makes the pipe of the program's stdin. One that may be started again has the
+// same then: what nobody has read yet is still there, and so is the end of it.
+func (s *supervisor) openInput(cfg *runner.Config, f *streams) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("pipe: %w", err)
+	}
+	cfg.Stdin, f.stdin = r, w
+	if s.spec.Restart.Name == "" {
+		f.theirs = append(f.theirs, r)
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.input, s.inlet, f.kept = r, w, true
+	return nil
 }
 
 func (f *streams) closeTheirs() {
@@ -104,7 +123,7 @@ func (f *streams) settle() {
 		}
 		<-done
 	}
-	if f.stdin != nil && f.stdin != f.source[streamOut] {
+	if f.stdin != nil && !f.kept && f.stdin != f.source[streamOut] {
 		_ = f.stdin.Close() // nobody reads it
 	}
 }

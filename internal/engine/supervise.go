@@ -60,6 +60,8 @@ type supervisor struct {
 	state    State
 	process  *runner.Process // nil while there is none
 	stdin    *os.File        // the other end of the program's stdin; nil if it has none
+	input    *os.File        // the program's stdin, of one that may be started again
+	inlet    *os.File        // the other end of that; nil when only who was attached has it
 	sessions map[*guest]bool
 	early    []unix.Signal // for a program that does not run yet
 	halt     chan struct{} // closed when the program is not to be started again

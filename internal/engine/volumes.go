@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/varvefs/varve/runner"
@@ -33,34 +34,61 @@ func parseVolumes(list []string) ([]runner.Mount, error) {
 	return mounts, nil
 }
 
+// parseVolume reads SOURCE:TARGET[:MODE]. The sentences are docker's.
 func parseVolume(text string) (runner.Mount, error) {
-	bad := func(why string) (runner.Mount, error) {
-		return runner.Mount{}, fmt.Errorf("invalid volume %q: %s; write -v /DIR:/DIR or -v /DIR:/DIR:ro", text, why)
-	}
 	part := strings.Split(text, ":")
-	if len(part) < 2 || len(part) > 3 {
-		return bad("it needs a source and a target")
+	switch {
+	case text == "":
+		return runner.Mount{}, errors.New("invalid empty volume spec")
+	case len(part) > 1 && slices.Contains(part, ""):
+		return runner.Mount{}, fmt.Errorf("invalid spec: %s: empty section between colons", text)
+	case len(part) > 3:
+		return runner.Mount{}, fmt.Errorf("invalid spec: %s: too many colons", text)
+	}
+	bad := func(why string) (runner.Mount, error) {
+		return runner.Mount{}, fmt.Errorf("invalid volume specification: '%s': %s; write -v /DIR:/DIR or -v /DIR:/DIR:ro", text, why)
+	}
+	if len(part) == 1 {
+		return bad("it needs a source and a target, as anonymous volumes do not exist yet")
 	}
 	m := runner.Mount{Source: filepath.Clean(part[0]), Target: filepath.Clean(part[1])}
 	if !filepath.IsAbs(part[0]) {
 		return bad("the source is not an absolute path, and named volumes do not exist yet")
 	}
 	if !filepath.IsAbs(part[1]) {
-		return bad("the target is not an absolute path")
+		return bad(fmt.Sprintf("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", part[1]))
 	}
 	if m.Target == "/" {
-		return bad("destination can't be '/'")
+		return bad("invalid mount config for type \"bind\": invalid specification: destination can't be '/'")
 	}
-	if len(part) == 3 {
-		switch part[2] {
-		case "ro":
-			m.ReadOnly = true
+	if len(part) < 3 {
+		return m, nil
+	}
+	var err error
+	m.ReadOnly, err = parseVolumeMode(part[2])
+	return m, err
+}
+
+// parseVolumeMode reads what docker takes. Labels are of SELinux, of which nothing is
+// asked here, and consistency is of other systems; what is mounted later is not shared.
+func parseVolumeMode(text string) (readOnly bool, err error) {
+	access := 0
+	for word := range strings.SplitSeq(text, ",") {
+		switch word {
+		case "ro", "readonly":
+			readOnly = true
+			access++
 		case "rw":
+			access++
+		case "z", "Z", "cached", "delegated", "consistent", "rprivate", "private":
 		default:
-			return bad(fmt.Sprintf("unknown mode %q", part[2]))
+			return false, fmt.Errorf("invalid mode: %s", text)
 		}
 	}
-	return m, nil
+	if access > 1 {
+		return false, fmt.Errorf("invalid mode: %s", text)
+	}
+	return readOnly, nil
 }
 
 func makeSource(path string) error {
