@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,5 +91,24 @@ func TestListWritesOnce(t *testing.T) {
 		l := list[row]{table: "{{.Name}}\t{{.Size}}", format: format}
 		require.NoError(t, l.print(&n, make([]row, 100)))
 		require.EqualValues(t, 1, n, format)
+	}
+}
+
+// TestVerbs: each verb is found by its name, alone, and in the list of all.
+func TestVerbs(t *testing.T) {
+	c := &cli{}
+	all := c.command()
+	for name, verb := range c.verbs() {
+		require.Equal(t, name, verb().Name())
+		found, _, err := all.Find([]string{name})
+		require.NoError(t, err)
+		require.Equal(t, name, found.Name())
+		require.Len(t, (&cli{args: []string{"--root", "run", name}}).command().Commands(), 1)
+	}
+	require.Len(t, all.Commands(), len(c.verbs()))
+	for text, want := range map[string]string{
+		"": "", "run x": "run", "--root d ps": "ps", "--root=d ps": "ps", "--root": "", "-h": "", "help run": "help", "--help run": "run",
+	} {
+		require.Equal(t, want, verbOf(strings.Fields(text)), text)
 	}
 }

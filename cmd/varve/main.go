@@ -99,13 +99,48 @@ func (c *cli) command() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(usage)
 	root.PersistentFlags().StringVar(&c.root, "root", "", "the store (default $VARVE_ROOT, or /var/lib/varve, or ~/.local/share/varve)")
-	root.AddCommand(
-		c.run(), c.create(), c.start(), c.stop(), c.restart(), c.kill(), c.pause(), c.unpause(), c.wait(), c.exec(), c.attach(),
-		c.logs(), c.cp(), c.top(), c.stats(), c.events(), c.info(), c.rename(), c.ps(), c.rm(), c.images(), c.diff(), c.commit(), c.history(), c.inspect(), c.importVerb(), c.save(),
-		c.load(), c.export(), c.pull(), c.push(), c.tag(), c.rmi(), c.mount(), c.check(), c.system(), c.doctor(), c.version(),
-		c.supervise(), c.sweep(), c.index(), c.probe(), c.flush(), c.courier(), c.lend(),
-	)
+	verbs := c.verbs()
+	if verb := verbs[verbOf(c.args)]; verb != nil {
+		// The others would take a millisecond, which is much of an exec.
+		root.CompletionOptions.DisableDefaultCmd = true
+		root.AddCommand(verb())
+		return root
+	}
+	for _, verb := range verbs {
+		root.AddCommand(verb())
+	}
 	return root
+}
+
+// verbs are the commands by name.
+func (c *cli) verbs() map[string]func() *cobra.Command {
+	return map[string]func() *cobra.Command{
+		"run": c.run, "create": c.create, "start": c.start, "stop": c.stop, "restart": c.restart, "kill": c.kill,
+		"pause": c.pause, "unpause": c.unpause, "wait": c.wait, "exec": c.exec, "attach": c.attach, "logs": c.logs,
+		"cp": c.cp, "top": c.top, "stats": c.stats, "events": c.events, "info": c.info, "rename": c.rename, "ps": c.ps,
+		"rm": c.rm, "images": c.images, "diff": c.diff, "commit": c.commit, "history": c.history, "inspect": c.inspect,
+		"import": c.importVerb, "save": c.save, "load": c.load, "export": c.export, "pull": c.pull, "push": c.push,
+		"tag": c.tag, "rmi": c.rmi, "mount": c.mount, "check": c.check, "system": c.system, "doctor": c.doctor,
+		"version": c.version,
+		// hidden ones, which varve starts itself
+		"supervise": c.supervise, "sweep": c.sweep, "index": c.index, "probe": c.probe, "flush": c.flush,
+		"courier": c.courier, "lend": c.lend,
+	}
+}
+
+// verbOf is the verb of a command line, behind --root; "" if there is none.
+func verbOf(args []string) string {
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		skip := 1
+		if args[0] == "--root" {
+			skip = min(2, len(args))
+		}
+		args = args[skip:]
+	}
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }
 
 // open opens the store.
