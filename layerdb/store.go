@@ -28,6 +28,7 @@ const (
 	chainsName     = "chains"
 	containersName = "containers"
 	tmpName        = "tmp"
+	stageName      = "stage"
 )
 
 // Options say how a store is opened. The zero value opens it for reading and
@@ -141,7 +142,7 @@ func (s *Store) checkStranger() error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	ours := []string{lockName, dbName, layersName, chainsName, imagesName, containersName, lostName, namesName, tmpName, updatesName, versionName, versionName + ".new"}
+	ours := []string{lockName, dbName, layersName, chainsName, imagesName, containersName, lostName, namesName, stageName, tmpName, updatesName, versionName, versionName + ".new"}
 	for _, e := range list {
 		if !slices.Contains(ours, e.Name()) {
 			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.root, ErrNotStore, e.Name())
@@ -170,6 +171,10 @@ func (s *Store) LayerDir(diffID digest.Digest) string {
 // ContainerDir returns the directory of the container id, which holds upper/,
 // work/, config.json and state.json.
 func (s *Store) ContainerDir(id string) string { return s.path(containersName, id) }
+
+// StageDir returns the directory for a program that containers begin with. It need not
+// be there, and what is in it can be made again.
+func (s *Store) StageDir() string { return s.path(stageName) }
 
 func (s *Store) path(names ...string) string {
 	return filepath.Join(append([]string{s.root}, names...)...)

@@ -27,11 +27,36 @@ func openBinary() (*os.File, error) {
 	if err != nil {
 		return copyBinary()
 	}
-	if err = setMountFlags(fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID, 0); err != nil {
+	return shield(fd, selfExe)
+}
+
+// shield makes of a mount that is attached nowhere one that can only be read.
+func shield(fd int, name string) (*os.File, error) {
+	if err := setMountFlags(fd, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID, 0); err != nil {
 		_ = unix.Close(fd) // a mount of nothing
-		return nil, fmt.Errorf("shield %s: %w", selfExe, err)
+		return nil, fmt.Errorf("shield %s: %w", name, err)
 	}
-	return os.NewFile(uintptr(fd), selfExe), nil
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Shield opens the program at this path so that nobody who gets hold of it can write to
+// it, as [Seal] does, and without a copy: on a mount that can only be read, which is
+// attached nowhere. It fails for a file that can not be executed where it is. The file
+// is the caller's to close.
+func Shield(program string) (*os.File, error) {
+	fd, err := cloneMount(unix.AT_FDCWD, program, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	if err = unix.Fstatfs(fd, &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
+		err = fmt.Errorf("%s: its file system is mounted noexec", program)
+	}
+	if err != nil {
+		_ = unix.Close(fd) // a mount of nothing
+		return nil, err
+	}
+	return shield(fd, program)
 }
 
 func cloneOwnName() (int, error) {

@@ -10,5 +10,6 @@ go=${GO:-go}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 $go build -buildvcs=false -trimpath -ldflags '-s -w' -o "$dir/stage" ./cmd/varve-stage
-printf '{"Replace": {"%s": "%s"}}' "$PWD/internal/stage/program" "$dir/stage" > "$dir/overlay"
+{ sha256sum "$dir/stage" | cut -c 1-64; cat "$dir/stage"; } > "$dir/program"
+printf '{"Replace": {"%s": "%s"}}' "$PWD/internal/stage/program" "$dir/program" > "$dir/overlay"
 $go build -buildvcs=false -overlay "$dir/overlay" -o "$out" "$@" ./cmd/varve

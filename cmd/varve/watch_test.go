@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,9 +37,11 @@ func TestWatchStays(t *testing.T) {
 		})
 		time.Sleep(time.Second) // Go's runtime looks after its descriptors each 10 ms
 		require.Equal(t, watch, childNamed(t, supervisor, "varve-watch"), "it has not ended")
-		exe, err := os.Readlink("/proc/" + watch + "/exe")
+		exe, err := os.Stat("/proc/" + watch + "/exe")
 		require.NoError(t, err)
-		require.Equal(t, "/memfd:varve (deleted)", exe, "the small program")
+		small, err := os.Stat(h.stageFile(t))
+		require.NoError(t, err)
+		require.True(t, os.SameFile(exe, small), "the watch is the small program")
 		for _, pid := range []string{watch, fmt.Sprint(supervisor)} {
 			require.NotContains(t, descriptors(t, pid), given.Name())
 		}
@@ -47,6 +50,38 @@ func TestWatchStays(t *testing.T) {
 		door, err := os.Lstat(filepath.Join(filepath.Dir(h.stateFile(t)), "control.sock"))
 		require.NoError(t, err)
 		require.Equal(t, os.ModeSocket|0o600, door.Mode())
+	})
+}
+
+// stageFile is the program that the containers of a store begin with.
+func (h *home) stageFile(t *testing.T) string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(h.root, "stage/*"))
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	return list[0]
+}
+
+// TestStageCanNotBeOverwritten is CVE-2019-5736: a container waits for a process that is
+// the program by which varve enters it, keeps that open, and writes to it when it has
+// ended.
+func TestStageCanNotBeOverwritten(t *testing.T) {
+	const attack = `while [ ! -e /said ]; do for p in /proc/[0-9]*; do
+		case "$(tr '\0' ' ' < $p/cmdline)" in /proc/self/exe*) exec 9< $p/exe && sleep 0.5 && { echo owned > /proc/self/fd/9; } 2> /said.new; mv /said.new /said;; esac
+		done 2>/dev/null; done; sleep 1000`
+	eachUser(t, func(t *testing.T, h *home) {
+		h.ok(t, "run", "-d", "--name", "evil", "small:1", "sh", "-c", attack)
+		said := ""
+		testenv.Eventually(t, "the attack", func() bool {
+			_, code := h.run(t, "exec", "evil", "/proc/self/exe")
+			require.Equal(t, 125, code, "it is no program for people")
+			said, code = h.run(t, "exec", "evil", "cat", "/said")
+			return code == 0
+		})
+		require.Contains(t, said, "Read-only file system")
+		raw, err := os.ReadFile(h.stageFile(t))
+		require.NoError(t, err)
+		require.Equal(t, filepath.Base(h.stageFile(t)), fmt.Sprintf("%x", sha256.Sum256(raw)))
 	})
 }
 

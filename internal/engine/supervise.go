@@ -89,7 +89,7 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 	if err != nil {
 		return codeFailed, err
 	}
-	s.stage, _ = stage.Open() // there is nothing else to do now; without it a start is slower
+	s.stage, _ = stage.Open(e.store.StageDir()) // there is nothing else to do now; without it a start is slower
 	first, files, err := w.receiveRequest()
 	if errors.Is(err, io.EOF) { // who started this process says why
 		return codeFailed, nil

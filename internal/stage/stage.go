@@ -3,24 +3,93 @@ package stage
 import (
 	_ "embed" // the program
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/varvefs/varve/runner"
 )
 
+// embedded is the SHA-256 of the program in hexadecimal, a line feed, and the program;
+// or nothing.
+//
 //go:embed program
-var program string
+var embedded string
+
+const sumSize = 64
 
 // ErrNone is that this varve was built without the program.
 var ErrNone = errors.New("built without a stage program")
 
-// Open returns the program in sealed memory, for runner.Config: whoever gets hold of
-// it, as by /proc/1/exe in a container, can not write to it (CVE-2019-5736). It is the
-// caller's to close. Open fails with ErrNone, and where memory can not be executed.
-func Open() (*os.File, error) {
-	if program == "" {
+// Open returns the program for runner.Config, so that whoever gets hold of it, as by
+// /proc/1/exe in a container, can not write to it (CVE-2019-5736). It is the caller's to
+// close. The program lies in dir, which is private to this user, made where it is
+// missing, and for nothing else: so all containers share its pages, and none has to
+// copy it. Where that can not be the program is in sealed memory. Open fails with
+// ErrNone, and where memory can not be executed either.
+func Open(dir string) (*os.File, error) {
+	if len(embedded) <= sumSize {
 		return nil, ErrNone
 	}
+	program := embedded[sumSize+1:]
+	file := filepath.Join(dir, embedded[:sumSize])
+	f, err := open(file, len(program))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = put(file, program); err == nil {
+			f, err = open(file, len(program))
+		}
+	}
+	if err == nil {
+		return f, nil
+	}
 	return runner.Seal(strings.NewReader(program))
+}
+
+// open shields the file, if it is whole.
+func open(file string, size int) (*os.File, error) {
+	f, err := runner.Shield(file)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() != int64(size) {
+		return nil, errors.Join(errors.New("not the program"), err, f.Close())
+	}
+	return f, nil
+}
+
+// put makes the file, durably and whole or not at all, and removes those of other
+// versions.
+func put(file, program string) error {
+	dir := filepath.Dir(file)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "new-")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(program)
+	err = errors.Join(err, f.Chmod(0o500), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return removeOthers(dir, filepath.Base(file))
+}
+
+func removeOthers(dir, keep string) error {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		// What others are just writing begins with new- and is left to them.
+		if e.Name() != keep && len(e.Name()) == sumSize {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
