@@ -172,8 +172,15 @@ func (r *runComparison) runRootless() error {
 		r.report.Notes = append(r.report.Notes, "rootless is left out: there is no user for it")
 		return nil
 	}
-	for _, args := range [][]string{{"import", r.Tar, "base"}, {"run", "--rm", "base", "true"}} {
-		if out, err := r.opt.User(args...).CombinedOutput(); err != nil {
+	tar, err := os.Open(r.Tar) // which the user may not be able to do
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tar.Close() }() // only read
+	for _, args := range [][]string{{"import", "-", "base"}, {"run", "--rm", "base", "true"}} {
+		cmd := r.opt.User(args...)
+		cmd.Stdin = tar
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w: %s", args, err, out)
 		}
 	}
