@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -54,10 +53,9 @@ func (s *Store) lock(how int) (*storeLock, error) {
 	}
 	defer func() { _ = unix.Close(turn) }() // a directory; this drops the turn
 	deadline := time.Now().Add(s.opt.LockTimeout)
-	// A crowd waits for the turn and must not move in step; who has it is alone.
-	got, err := flockUntil(turn, unix.LOCK_EX, deadline, 20*time.Millisecond)
+	got, err := flockUntil(turn, unix.LOCK_EX, deadline)
 	if got && err == nil {
-		got, err = flockUntil(fd, how, deadline, 2*time.Millisecond)
+		got, err = flockUntil(fd, how, deadline)
 	}
 	if err != nil {
 		err = s.lockError(err)
@@ -71,21 +69,35 @@ func (s *Store) lock(how int) (*storeLock, error) {
 	return &storeLock{fd: fd}, nil
 }
 
-// flockUntil takes a flock, or returns false at the deadline. It tries again after
-// a time at random, between half a millisecond and pause.
-func flockUntil(fd, how int, deadline time.Time, pause time.Duration) (bool, error) {
-	for {
-		err := unix.Flock(fd, how|unix.LOCK_NB)
-		if err == nil {
-			return true, nil
+// flockUntil takes a flock, or returns false at the deadline. The kernel lets those who
+// wait in in their order, and wakes nobody else.
+func flockUntil(fd, how int, deadline time.Time) (bool, error) {
+	err := unix.Flock(fd, how|unix.LOCK_NB)
+	if err != unix.EWOULDBLOCK {
+		return err == nil, err
+	}
+	// Who waits can not be called back, so it is a thread with a descriptor of its own of
+	// the same open file: should it get the lock too late it lets it go again.
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	got := make(chan error, 1)
+	go func() {
+		err := unix.Flock(own, how)
+		for err == unix.EINTR {
+			err = unix.Flock(own, how)
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			return false, err
-		}
-		if time.Now().After(deadline) {
-			return false, nil
-		}
-		time.Sleep(time.Millisecond/2 + rand.N(pause))
+		_ = unix.Close(own) // the lock is that of the open file, which fd has, too
+		got <- err
+	}()
+	late := time.NewTimer(time.Until(deadline))
+	defer late.Stop()
+	select {
+	case err := <-got:
+		return err == nil, err
+	case <-late.C:
+		return false, nil
 	}
 }
 
