@@ -185,6 +185,21 @@ func TestRemoveARunningContainer(t *testing.T) {
 	})
 }
 
+// TestDiffOfARunningContainer: files come and go while they are compared.
+func TestDiffOfARunningContainer(t *testing.T) {
+	eachUser(t, func(t *testing.T, h *home) {
+		cmd, _ := h.start(t, "--rm", "--name", "first", "small:1", "sh", "-c",
+			"echo ready; echo kept > /kept; while :; do for i in 1 2 3 4 5; do mkdir -p /d$i/e; echo x > /d$i/f; done; rm -rf /d*; done")
+		for range 30 {
+			out, code := h.run(t, "diff", "first")
+			require.Zero(t, code, out)
+		}
+		require.Contains(t, h.ok(t, "diff", "first"), "A /kept\n")
+		h.ok(t, "rm", "-f", "first")
+		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+	})
+}
+
 func TestSignalsReachTheProgram(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {
 		for sig, code := range map[unix.Signal]int{unix.SIGTERM: 11, unix.SIGINT: 12, unix.SIGHUP: 13, unix.SIGUSR1: 14} {

@@ -143,7 +143,7 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 	}
 	var st unix.Stat_t
 	if err := at.Stat(dir, entry.Name, &st); err != nil {
-		return err
+		return ifThere(err)
 	}
 	if isDir := entry.Type == unix.DT_DIR; below && isDir && d.sameDirectory(&st, dir, entry.Name, lower) ||
 		!below && isPlaceholder(path, &st) {
@@ -162,10 +162,19 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 	}
 	fd, err := at.OpenDir(dir, entry.Name)
 	if err != nil {
-		return err
+		return ifThere(err)
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
 	return d.walk(fd, path)
+}
+
+// ifThere drops the error of a name that a program has taken away, or given to something
+// else, since it was listed: a container may run while it is compared.
+func ifThere(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return err
 }
 
 // sameDirectory tells whether a directory of the upper is shown as the one below is: it
@@ -195,7 +204,7 @@ func (d *differ) quietly(dir int, path string, entry at.Dirent) error {
 	before := len(d.changes)
 	fd, err := at.OpenDir(dir, entry.Name)
 	if err != nil {
-		return err
+		return ifThere(err)
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
 	if err = d.walk(fd, path); err == nil && len(d.changes) > before {
