@@ -189,7 +189,7 @@ func TestRemoveARunningContainer(t *testing.T) {
 func TestDiffOfARunningContainer(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {
 		cmd, _ := h.start(t, "--rm", "--name", "first", "small:1", "sh", "-c",
-			"echo ready; echo kept > /kept; while :; do for i in 1 2 3 4 5; do mkdir -p /d$i/e; echo x > /d$i/f; done; rm -rf /d*; done")
+			"echo ready; echo kept > /kept; while :; do for i in 1 2 3 4 5; do mkdir -p /w/$i/e; echo x > /w/$i/f; done; rm -rf /w; done")
 		for range 30 {
 			out, code := h.run(t, "diff", "first")
 			require.Zero(t, code, out)

@@ -165,7 +165,7 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 		return ifThere(err)
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
-	return d.walk(fd, path)
+	return ifThere(d.walk(fd, path))
 }
 
 // ifThere drops the error of a name that a program has taken away, or given to something
@@ -207,7 +207,7 @@ func (d *differ) quietly(dir int, path string, entry at.Dirent) error {
 		return ifThere(err)
 	}
 	defer func() { _ = unix.Close(fd) }() // read only
-	if err = d.walk(fd, path); err == nil && len(d.changes) > before {
+	if err = ifThere(d.walk(fd, path)); err == nil && len(d.changes) > before {
 		d.add(Changed, path)
 	}
 	return err
