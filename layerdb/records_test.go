@@ -266,3 +266,28 @@ func TestParseRef(t *testing.T) {
 	require.Equal(t, "mine:1", repo+":"+tag)
 	require.Equal(t, "mine:1", Familiar("docker.io/library/mine:1"))
 }
+
+// TestManyVoidRecords: however many containers are gone, an update that writes little
+// drops some, and the next ones the rest.
+func TestManyVoidRecords(t *testing.T) {
+	s := openStore(t)
+	const containers = 2*mostVoid + 20
+	require.NoError(t, s.Update(func(tx *Tx) error {
+		l := stageLayer(t, s, tx, nil, "l")
+		for i := range containers {
+			require.NoError(t, stageContainer(t, s, tx, Container{ID: fmt.Sprintf("%064x", i), Name: fmt.Sprint("c", i), Top: l.ID, Created: day}))
+		}
+		return nil
+	}))
+	for i := range containers {
+		require.NoError(t, s.RemoveContainer(fmt.Sprintf("%064x", i)))
+	}
+	for _, left := range []int{mostVoid + 20, 20, 0} {
+		require.NoError(t, s.UpdateFew(func(*Tx) error { return nil }))
+		require.NoError(t, s.View(func(tx *Tx) error {
+			list, err := tx.records()
+			require.Len(t, list, left)
+			return err
+		}))
+	}
+}

@@ -112,11 +112,24 @@ func TestVolumeTargetRace(t *testing.T) {
 	a, b := filepath.Join(shared, "a"), filepath.Join(shared, "b")
 	require.NoError(t, os.Mkdir(a, 0o755))
 	require.NoError(t, os.Symlink(strings.Repeat("../", 20)+bird.dir, b))
-	stop, stopped := make(chan struct{}), make(chan error)
+	stop := exchange(t, a, b)
+	cfg := withMounts(sh(root, "touch /v/a/new/x"), Mount{Source: shared, Target: "/v"}, Mount{Source: host, Target: "/v/a/new"})
+	for range 50 {
+		if _, _, err := runOutput(cfg); err != nil {
+			require.NotContains(t, err.Error(), "init stage ended")
+		}
+	}
+	stop()
+	bird.requireAlive(t)
+}
+
+// exchange swaps two names again and again, until stop is called.
+func exchange(t *testing.T, a, b string) (stop func()) {
+	over, stopped := make(chan struct{}), make(chan error)
 	go func() {
 		for {
 			select {
-			case <-stop:
+			case <-over:
 				stopped <- nil
 				return
 			default:
@@ -127,15 +140,10 @@ func TestVolumeTargetRace(t *testing.T) {
 			}
 		}
 	}()
-	cfg := withMounts(sh(root, "touch /v/a/new/x"), Mount{Source: shared, Target: "/v"}, Mount{Source: host, Target: "/v/a/new"})
-	for range 50 {
-		if _, _, err := runOutput(cfg); err != nil {
-			require.NotContains(t, err.Error(), "init stage ended")
-		}
+	return func() {
+		close(over)
+		require.NoError(t, <-stopped)
 	}
-	close(stop)
-	require.NoError(t, <-stopped)
-	bird.requireAlive(t)
 }
 
 // CVE-2024-21626
@@ -478,21 +486,7 @@ func TestProcIsTheKernels(t *testing.T) {
 	a, b := filepath.Join(shared, "a"), filepath.Join(shared, "b")
 	require.NoError(t, os.Mkdir(a, 0o755))
 	require.NoError(t, os.Symlink("/proc/sys/kernel", b))
-	stop, stopped := make(chan struct{}), make(chan error)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				stopped <- nil
-				return
-			default:
-				if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
-					stopped <- err
-					return
-				}
-			}
-		}
-	}()
+	stop := exchange(t, a, b)
 	cfg = withMounts(cfg, Mount{Source: shared, Target: "/v"}, Mount{Source: file, Target: "/v/a/core_pattern"})
 	for range 50 {
 		text, code, err := runOutput(cfg)
@@ -503,8 +497,7 @@ func TestProcIsTheKernels(t *testing.T) {
 		require.Zero(t, code, text)
 		require.Equal(t, "500\n"+string(pattern), text)
 	}
-	close(stop)
-	require.NoError(t, <-stopped)
+	stop()
 	for _, name := range fakes {
 		data, err := os.ReadFile(filepath.Join(root, name))
 		require.NoError(t, err)

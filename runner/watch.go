@@ -45,8 +45,9 @@ type watch struct {
 }
 
 // keepWatch has a watch over the process behind pidfd, which it closes, until
-// ended is closed, by stage or this program itself if that is nil. That there is none yet is no error: it tries again, and the
-// container is still bound to its supervisor by PR_SET_PDEATHSIG.
+// ended is closed, by stage or this program itself if that is nil. That there is none
+// yet is no error: it tries again, and the container is still bound to its supervisor
+// by PR_SET_PDEATHSIG.
 func keepWatch(pidfd, stage *os.File, ended <-chan struct{}) error {
 	defer func() { _ = pidfd.Close() }() // nothing was written
 	for delay := watchDelay; ; delay = watchRetry {

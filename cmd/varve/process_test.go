@@ -185,6 +185,17 @@ func TestRemoveARunningContainer(t *testing.T) {
 	})
 }
 
+// TestManyArguments: a record that is too large for a small change of the store is made
+// in a large one.
+func TestManyArguments(t *testing.T) {
+	eachUser(t, func(t *testing.T, h *home) {
+		long := strings.Repeat("x", 100_000)
+		require.Equal(t, "100000\n", h.ok(t, "run", "--name", "first", "small:1", "sh", "-c", "echo ${#0}", long))
+		require.Contains(t, h.ok(t, "ps", "-a", "--no-trunc"), long)
+		h.ok(t, "rm", "first")
+	})
+}
+
 // TestDiffOfARunningContainer: files come and go while they are compared.
 func TestDiffOfARunningContainer(t *testing.T) {
 	eachUser(t, func(t *testing.T, h *home) {

@@ -385,20 +385,9 @@ func (x *extractor) regular(hdr *tar.Header, dir int, base string, a *attrs) err
 
 // payload writes the data of an entry, without its long zeros.
 func (x *extractor) payload(hdr *tar.Header, fd int) error {
-	done, written := int64(0), int64(0)
-	for {
-		n, err := x.tar.Read(x.buf)
-		end, werr := writeAt(fd, x.buf[:n], done, plainBlock)
-		if werr != nil {
-			return werr
-		}
-		done, written = done+int64(n), max(written, end)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return readFailure(err, hdr.Name)
-		}
+	done, written, err := copyData(x.tar, fd, x.buf, plainBlock, hdr.Name)
+	if err != nil {
+		return err
 	}
 	if written < done { // it ends in a hole
 		return os.NewSyscallError("ftruncate", unix.Ftruncate(fd, done))

@@ -205,20 +205,9 @@ func (u *unpacker) copy(fd int, size int64, sparse bool) error {
 	if sparse {
 		block = sparseBlock
 	}
-	done, written := int64(0), int64(0)
-	for {
-		n, err := u.tar.Read(u.buf)
-		end, werr := writeAt(fd, u.buf[:n], done, block)
-		if werr != nil {
-			return werr
-		}
-		done, written = done+int64(n), max(written, end)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return readFailure(err, u.last)
-		}
+	done, written, err := copyData(u.tar, fd, u.buf, block, u.last)
+	if err != nil {
+		return err
 	}
 	if done != size {
 		return fmt.Errorf("%w: it has %d bytes and says %d", ErrNotTar, done, size)
@@ -227,6 +216,26 @@ func (u *unpacker) copy(fd int, size int64, sparse bool) error {
 		return os.NewSyscallError("ftruncate", unix.Ftruncate(fd, size))
 	}
 	return nil
+}
+
+// copyData writes what r has to an empty file, through buf, without its blocks of zeros.
+// It returns how much that is, and where the last byte that it wrote ends. name is that
+// of the entry.
+func copyData(r io.Reader, fd int, buf []byte, block int, name string) (done, written int64, err error) {
+	for {
+		n, err := r.Read(buf)
+		end, werr := writeAt(fd, buf[:n], done, block)
+		if werr != nil {
+			return done, written, werr
+		}
+		done, written = done+int64(n), max(written, end)
+		if err == io.EOF {
+			return done, written, nil
+		}
+		if err != nil {
+			return done, written, readFailure(err, name)
+		}
+	}
 }
 
 // writeAt writes p at off without its blocks of zeros, and returns where the last

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -98,30 +99,14 @@ func (l *eventList) read(dir string, now time.Time) error {
 		return err
 	}
 	defer func() { _ = watch.Close() }() // an inotify instance
-	var over <-chan time.Time
+	ctx := context.Background()
 	if !l.until.IsZero() {
-		over = time.After(l.until.Sub(now))
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, l.until.Sub(now))
+		defer cancel()
 	}
 	r := &logReader{dir: dir, line: l.show}
-	newest, err := r.all(1, -1)
-	for last := false; err == nil; {
-		if newest, err = r.more(newest); err != nil || last {
-			break
-		}
-		select {
-		case <-over:
-			last = true // and what was noted until then
-		case <-watch.changed:
-		case err = <-watch.failed:
-		}
-	}
-	if newest != nil {
-		_ = newest.file.Close() // only read
-	}
-	if errors.Is(err, errUntil) {
-		return nil
-	}
-	return err
+	return r.allAndMore(1, -1, watch, ctx.Done())
 }
 
 // show hands on a line, if it was asked for. One that is torn is skipped.

@@ -251,14 +251,20 @@ func (r *logReader) follow(e *Engine, id string, tail int) error {
 	if err != nil {
 		return err
 	}
-	newest, err := r.all(spec.Log.MaxFiles, tail)
-	for over := false; err == nil; {
-		if newest, err = r.more(newest); err != nil || over {
+	return r.allAndMore(spec.Log.MaxFiles, tail, watch, ended)
+}
+
+// allAndMore reads what is there, as all does, and then what comes, until over is closed:
+// also what was written until then.
+func (r *logReader) allAndMore(files, tail int, watch *dirWatch, over <-chan struct{}) error {
+	newest, err := r.all(files, tail)
+	for last := false; err == nil; {
+		if newest, err = r.more(newest); err != nil || last {
 			break
 		}
 		select {
-		case <-ended:
-			over = true // and what was written until then
+		case <-over:
+			last = true
 		case <-watch.changed:
 		case err = <-watch.failed:
 		}
