@@ -131,7 +131,9 @@ func (r *imageRun) varve(args ...string) []string {
 func (r *imageRun) podmanLine(args ...string) []string { return r.podmanAt("podman", args...) }
 
 func (r *imageRun) podmanAt(store string, args ...string) []string {
-	return append([]string{"podman", "--root", r.path(store), "--runroot", r.path(store[:1] + "-run"), // 50 characters are the most "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
+	return append([]string{"podman", "--root", r.path(store),
+		"--runroot", r.path(store[:1] + "-run"), // 50 characters are the most
+		"--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
 		"--storage-driver", "overlay", "--storage-opt", "overlay.mount_program=" + r.paths["fuse-overlayfs"]}, args...)
 }
 

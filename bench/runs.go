@@ -34,7 +34,16 @@ type RunOptions struct {
 type RunReport struct {
 	Rounds int
 	Lines  []RunLine
+	Paces  []RunPace
 	Notes  []string // what was left out
+}
+
+// RunPace is what a program took here, and where the bars were set: how quick a machine is
+// at processes differs fourfold even between machines of one kind, so a bar in milliseconds
+// says little without.
+type RunPace struct {
+	Program     string
+	Here, There float64 // ms, medians
 }
 
 // RunLine is one job: Value is ours, the median of all rounds, Bar the most that it may
@@ -68,6 +77,12 @@ const (
 	mostIdle     = 30  // MiB
 )
 
+// What others took where these were set, in ms.
+const (
+	podmanThere     = 137
+	bubblewrapThere = 4
+)
+
 // CompareRuns measures what containers cost: to run one, to execute in one, until a
 // Python program speaks, many at once, and the memory of one that does nothing.
 func CompareRuns(o RunOptions) (_ *RunReport, err error) {
@@ -81,7 +96,7 @@ func CompareRuns(o RunOptions) (_ *RunReport, err error) {
 	if err := r.prepareRuns(); err != nil {
 		return nil, err
 	}
-	for _, job := range []func() error{r.runTrue, r.runRootless, r.execTrue, r.hello, r.many, r.idle} {
+	for _, job := range []func() error{r.runTrue, r.bubblewrap, r.runRootless, r.execTrue, r.hello, r.many, r.idle} {
 		if err := job(); err != nil {
 			return nil, err
 		}
@@ -165,6 +180,25 @@ func (r *runComparison) runTrue() error {
 		theirs = r.whole(r.podmanRun("--rm", "base", "true"))
 	}
 	return r.measure("run --rm IMAGE true, as root", podman, perRound*r.report.Rounds, r.whole(r.varve("run", "--rm", "base", "true")), theirs, fixed(mostRun))
+}
+
+// bubblewrap has it do the least that it can.
+func (r *runComparison) bubblewrap() error {
+	if podmans := r.report.Lines[0]; podmans.Peer != "" {
+		r.report.Paces = append(r.report.Paces, RunPace{"podman run --rm IMAGE true, as root", podmans.Theirs, podmanThere})
+	}
+	if _, err := exec.LookPath("bwrap"); err != nil {
+		return nil
+	}
+	var took []float64
+	for range perRound * r.report.Rounds {
+		if err := appendTime(&took, r.whole([]string{"bwrap", "--bind", "/", "/", "true"})); err != nil {
+			return err
+		}
+	}
+	_, median, _ := quartiles(took)
+	r.report.Paces = append(r.report.Paces, RunPace{"bubblewrap true", median, bubblewrapThere})
+	return nil
 }
 
 func (r *runComparison) runRootless() error {
@@ -347,6 +381,9 @@ func (r *RunReport) Write(w io.Writer) error {
 	for _, l := range r.Lines {
 		fmt.Fprintf(t, "%s\t%.1f %s\t%.1f\t%s\t%.1f\t%.1f\t%s\n", l.Job, l.Value, l.Unit, l.Least, l.Peer, l.Theirs, l.Bar, verdict(l.Bar > 0, l.Value <= l.Bar))
 	}
+	for _, p := range r.Paces {
+		fmt.Fprintf(t, "pace: %s took %.1f ms here and %.0f where the bars were set: %.1f\n", p.Program, p.Here, p.There, p.Here/p.There)
+	}
 	for _, note := range r.Notes {
 		fmt.Fprintf(t, "note: %s\n", note)
 	}
@@ -362,6 +399,9 @@ func (r *RunReport) Ledger(day time.Time, commit string) string {
 			text += fmt.Sprintf(", %s %.0f", l.Peer, l.Theirs)
 		}
 		list = append(list, text)
+	}
+	for _, p := range r.Paces {
+		list = append(list, fmt.Sprintf("pace: %s %.1f ms, %.1f times what it took where the bars were set", p.Program, p.Here, p.Here/p.There))
 	}
 	return fmt.Sprintf("| %s | %s | containers, whole processes, %d rounds | podman on fuse-overlayfs; bubblewrap | – | %s |\n",
 		day.Format(time.DateOnly), commit, r.Rounds, strings.Join(list, "; "))

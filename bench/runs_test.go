@@ -57,9 +57,10 @@ func TestRunReport(t *testing.T) {
 	var out strings.Builder
 	r := bench.RunReport{Rounds: 1, Lines: []bench.RunLine{
 		{Job: "run", Unit: "ms", Value: 36, Least: 30, Bar: 35}, {Job: "many", Unit: "ms", Value: 2, Least: 2, Peer: "podman", Theirs: 10, Bar: 3},
-	}}
+	}, Paces: []bench.RunPace{{Program: "bubblewrap true", Here: 9, There: 4}}}
 	require.NoError(t, r.Write(&out))
 	require.Regexp(t, `run +36.0 ms +30.0 .* NO\n`, out.String())
 	require.Regexp(t, `many +2.0 ms +2.0 +podman +10.0 +3.0 +yes\n`, out.String())
+	require.Contains(t, out.String(), "pace: bubblewrap true took 9.0 ms here and 4 where the bars were set: 2.2\n")
 	require.Contains(t, r.Ledger(time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC), "abc"), "many: 2 ms (least 2), podman 10")
 }
