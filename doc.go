@@ -30,6 +30,7 @@
 //	whiteout           how "hidden here" is written and read, in every dialect
 //	copyup             bring one file up, whole or not at all
 //	layerdb            layers, images, containers, tags in badger; the layer directories beside it
+//	internal/layout    where things lie in a store, and what is unfinished; no records
 //	runner             namespaces, the root, the terminal, the program
 //	internal/cgroup    a container's control group: frozen, limited, removed
 //	internal/seccomp   which system calls a container may make: docker's profiles as filters
@@ -43,7 +44,7 @@
 //
 // Imports point one way, and a test beside this file holds the code to it:
 //
-//	cmd/varve → internal/engine → layerdb          → whiteout, internal/at
+//	cmd/varve → internal/engine → layerdb          → internal/layout, whiteout, internal/at
 //	                            → unionfs          → whiteout, copyup, internal/at
 //	                            → runner           → internal/seccomp, internal/at
 //	                            → internal/cgroup
@@ -52,6 +53,7 @@
 //	                            → internal/stage    → runner
 //	cmd/varve-stage → runner
 //	copyup, internal/index → whiteout, internal/at
+//	internal/layout → internal/at
 //	bench     → unionfs, or the built binary as a black box
 //
 // unionfs, layerdb and runner never import each other. One foreign thing a room:

@@ -8,17 +8,9 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/varvefs/varve/internal/layout"
 )
-
-// chainSuffix ends the names of the indexes in chains/.
-const chainSuffix = ".idx"
-
-// ChainFile returns where the index of the chain with this chain ID is kept. No
-// record speaks of it: it may be absent at any time, and is made from the layers
-// again. What is in it is not known here.
-func (s *Store) ChainFile(chainID digest.Digest) string {
-	return s.path(chainsName, chainID.Encoded()+chainSuffix)
-}
 
 // KeepChainFile puts the file fresh, a whole index in a stage of this store, in the
 // place of [Store.ChainFile]. Several processes may do so at once; the last one's stays.
@@ -26,7 +18,7 @@ func (s *Store) ChainFile(chainID digest.Digest) string {
 func (s *Store) KeepChainFile(chainID digest.Digest, fresh string) error {
 	s.hook("chain: built")
 	// A store of an older varve has no such directory.
-	if err := os.Mkdir(s.path(chainsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(s.Path(layout.ChainsName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep an index: %w", err)
 	}
 	if err := os.Rename(fresh, s.ChainFile(chainID)); err != nil {
@@ -51,14 +43,14 @@ func (tx *Tx) dropChains(tops []string) error {
 	if err != nil {
 		return err
 	}
-	list, err := os.ReadDir(tx.store.path(chainsName))
+	list, err := os.ReadDir(tx.store.Path(layout.ChainsName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("find indexes: %w", err)
 	}
 	for _, e := range list {
-		name, isIndex := strings.CutSuffix(e.Name(), chainSuffix)
+		name, isIndex := strings.CutSuffix(e.Name(), layout.ChainSuffix)
 		if !isIndex || !kept[digest.NewDigestFromEncoded(digest.Canonical, name)] {
-			tx.trashFiles = append(tx.trashFiles, tx.store.path(chainsName, e.Name()))
+			tx.trashFiles = append(tx.trashFiles, tx.store.Path(layout.ChainsName, e.Name()))
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // keepChain keeps content as the index of a chain.
@@ -35,7 +37,7 @@ func putChain(t *testing.T, s *Store, chain digest.Digest, content string) {
 func TestKeepChainFile(t *testing.T) {
 	s := openStore(t)
 	chain := digest.FromString("chain")
-	require.NoDirExists(t, s.path(chainsName), "made when it is needed")
+	require.NoDirExists(t, s.Path(layout.ChainsName), "made when it is needed")
 	putChain(t, s, chain, "first")
 	old, err := os.Open(s.ChainFile(chain))
 	require.NoError(t, err)
@@ -46,11 +48,11 @@ func TestKeepChainFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "first", string(read), "who has it open keeps it")
 
-	require.ErrorIs(t, s.KeepChainFile(chain, s.path("absent")), os.ErrNotExist)
+	require.ErrorIs(t, s.KeepChainFile(chain, s.Path("absent")), os.ErrNotExist)
 	got, err := os.ReadFile(s.ChainFile(chain))
 	require.NoError(t, err)
 	require.Equal(t, "second", string(got))
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 }
 
 func TestCollectDropsIndexes(t *testing.T) {
@@ -72,15 +74,15 @@ func TestCollectDropsIndexes(t *testing.T) {
 	for _, chain := range []digest.Digest{base, left.ChainID, right.ChainID} {
 		putChain(t, s, chain, "index")
 	}
-	require.NoError(t, os.WriteFile(s.path(chainsName, "rubbish"), nil, 0o600))
-	require.NoError(t, os.Mkdir(s.path(chainsName, "rubbish.idx"), 0o700))
+	require.NoError(t, os.WriteFile(s.Path(layout.ChainsName, "rubbish"), nil, 0o600))
+	require.NoError(t, os.Mkdir(s.Path(layout.ChainsName, "rubbish.idx"), 0o700))
 	collect := func(fn func(tx *Tx) error) []string {
 		require.NoError(t, s.Update(func(tx *Tx) error {
 			require.NoError(t, fn(tx))
 			_, _, err := tx.Collect()
 			return err
 		}))
-		return names(t, s.path(chainsName))
+		return names(t, s.Path(layout.ChainsName))
 	}
 	leftName, rightName := filepath.Base(s.ChainFile(left.ChainID)), filepath.Base(s.ChainFile(right.ChainID))
 	require.ElementsMatch(t, []string{leftName, rightName}, collect(func(tx *Tx) error { return tx.DeleteImage(imgL.ID) }),
@@ -88,7 +90,7 @@ func TestCollectDropsIndexes(t *testing.T) {
 	require.Equal(t, []string{rightName}, collect(func(tx *Tx) error { return tx.DeleteContainer("cc") }))
 	putChain(t, s, left.ChainID, "by a process that was slow")
 	require.NoError(t, s.Sweep())
-	require.Equal(t, []string{rightName}, names(t, s.path(chainsName)))
+	require.Equal(t, []string{rightName}, names(t, s.Path(layout.ChainsName)))
 	require.Empty(t, collect(func(tx *Tx) error { return tx.DeleteImage(imgT.ID) }))
 }
 
@@ -111,12 +113,12 @@ func TestKilledWhileIndexing(t *testing.T) {
 	s := openStore(t)
 	putChain(t, s, newLayer.ChainID, "first")
 	require.Error(t, process(t, s.Root(), "index", "chain: built").Run())
-	require.Len(t, names(t, s.path(tmpName)), 1)
+	require.Len(t, names(t, s.Path(layout.TmpName)), 1)
 	got, err := os.ReadFile(s.ChainFile(newLayer.ChainID))
 	require.NoError(t, err)
 	require.Equal(t, "first", string(got))
 	require.NoError(t, s.SweepStages())
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 	require.NoError(t, process(t, s.Root(), "index", "").Run())
 	got, err = os.ReadFile(s.ChainFile(newLayer.ChainID))
 	require.NoError(t, err)

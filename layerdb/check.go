@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // Check compares the records with each other and with their names, which are digests
@@ -59,7 +61,7 @@ func chainIDOver(below digest.Digest, l Layer) digest.Digest {
 	if l.Empty {
 		return below
 	}
-	return ChainID(below, l.DiffID)
+	return layout.ChainID(below, l.DiffID)
 }
 
 func (c *checker) checkImages() error {

@@ -29,10 +29,10 @@ func (s *Store) close(db *database, lock *storeLock) error {
 	case <-done:
 	case text := <-db.log:
 		lock.until = done
-		return fmt.Errorf("store %s: close: %s", s.root, text)
+		return fmt.Errorf("store %s: close: %s", s.Root(), text)
 	}
 	if err != nil {
-		return fmt.Errorf("store %s: close: %w", s.root, err)
+		return fmt.Errorf("store %s: close: %w", s.Root(), err)
 	}
 	return nil
 }

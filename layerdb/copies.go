@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // Beside the database lies a copy of every record, so that [Store.Repair] can make
@@ -60,7 +62,7 @@ func (tx *Tx) writeCopies(update uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(tx.store.path(imagesName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(tx.store.Path(imagesName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep a copy of an image's record: %w", err)
 	}
 	for id := range tx.touched {
@@ -104,7 +106,7 @@ func (tx *Tx) writeCopy(id string, tags, digests []string, update uint64) error 
 	return WriteFile(tx.store.imageCopy(id), raw)
 }
 
-func (s *Store) imageCopy(id string) string { return s.path(imagesName, id+copySuffix) }
+func (s *Store) imageCopy(id string) string { return s.Path(imagesName, id+copySuffix) }
 
 // writeContainerCopy keeps the record of a container in its directory. It is not
 // synced, which would cost each start of a container a millisecond: it counts when
@@ -140,13 +142,13 @@ func (tx *Tx) sweepCopies() error {
 			tx.touch(i.ID)
 		}
 	}
-	list, err := os.ReadDir(tx.store.path(imagesName))
+	list, err := os.ReadDir(tx.store.Path(imagesName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	for _, e := range list {
 		if !known[e.Name()] {
-			tx.trashFiles = append(tx.trashFiles, tx.store.path(imagesName, e.Name()))
+			tx.trashFiles = append(tx.trashFiles, tx.store.Path(imagesName, e.Name()))
 		}
 	}
 	containers, err := tx.Containers()
@@ -169,7 +171,7 @@ func (s *Store) readCopies() (images []imageCopy, containers []containerCopy, da
 			continue
 		}
 		var c imageCopy
-		err := readJSON(s.path(imagesName, name), &c)
+		err := readJSON(s.Path(imagesName, name), &c)
 		if err == nil {
 			err = c.check(id)
 		}
@@ -179,9 +181,9 @@ func (s *Store) readCopies() (images []imageCopy, containers []containerCopy, da
 		}
 		images = append(images, c)
 	}
-	for _, id := range s.list(containersName) {
+	for _, id := range s.list(layout.ContainersName) {
 		var c containerCopy
-		err := readJSON(s.path(containersName, id, recordName), &c)
+		err := readJSON(s.Path(layout.ContainersName, id, recordName), &c)
 		c.Container.ID = id
 		if err == nil {
 			err = sealChain(c.Chain, c.Container.Top)
@@ -197,7 +199,7 @@ func (s *Store) readCopies() (images []imageCopy, containers []containerCopy, da
 
 // list returns the names in a directory of the store, none if it is not there.
 func (s *Store) list(dir string) []string {
-	list, err := os.ReadDir(s.path(dir))
+	list, err := os.ReadDir(s.Path(dir))
 	if err != nil {
 		return nil // what cannot be read is not found, and then told as lost
 	}

@@ -18,7 +18,7 @@ import (
 // transaction: no caches, no compression, little memory. MemTableSize bounds a
 // transaction to 15 % of itself, 600 KiB, and so the size of one record.
 func (s *Store) badgerOptions() badger.Options {
-	opt := badger.DefaultOptions(s.path(dbName))
+	opt := badger.DefaultOptions(s.Path(dbName))
 	opt.Logger = nil
 	opt.MetricsEnabled = false
 	opt.SyncWrites = true
@@ -39,7 +39,7 @@ func (s *Store) badgerOptions() badger.Options {
 
 // createDB makes an empty database, so that readers never have to.
 func (s *Store) createDB() error {
-	if err := makeDiscard(s.path(dbName)); err != nil {
+	if err := makeDiscard(s.Path(dbName)); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	db, err := badger.Open(s.badgerOptions())
@@ -75,7 +75,7 @@ func (s *Store) UpdateFew(fn func(*Tx) error) error { return s.update(fn, few(s.
 
 func (s *Store) update(fn func(*Tx) error, opt badger.Options) error {
 	if s.opt.ReadOnly {
-		return fmt.Errorf("store %s: %w", s.root, ErrReadOnly)
+		return fmt.Errorf("store %s: %w", s.Root(), ErrReadOnly)
 	}
 	lock, err := s.lock(unix.LOCK_EX)
 	if err != nil {
@@ -129,11 +129,11 @@ func (s *Store) updateLocked(lock *storeLock, tx *Tx, fn func(*Tx) error, opt ba
 }
 
 func (s *Store) openForWriting(opt badger.Options) (*database, error) {
-	if err := s.verifyDB(s.path(dbName)); err != nil {
+	if err := s.verifyDB(s.Path(dbName)); err != nil {
 		return nil, s.damaged(err)
 	}
 	leftover, err := s.dropUnborn()
-	if err = errors.Join(err, makeDiscard(s.path(dbName))); err != nil {
+	if err = errors.Join(err, makeDiscard(s.Path(dbName))); err != nil {
 		return nil, err
 	}
 	if leftover { // it may hold more than a transaction of few
@@ -166,14 +166,14 @@ func makeDiscard(dir string) error {
 // yet: a log of nothing, which badger refuses for good. Nobody else has the database
 // open. leftover is that a log of changes is there, as after a kill.
 func (s *Store) dropUnborn() (leftover bool, err error) {
-	list, err := os.ReadDir(s.path(dbName))
+	list, err := os.ReadDir(s.Path(dbName))
 	if err != nil {
 		return false, s.damaged(err)
 	}
 	for _, e := range list {
 		isLog := strings.HasSuffix(e.Name(), ".mem") || strings.HasSuffix(e.Name(), ".vlog")
 		if info, err := e.Info(); err == nil && isLog && info.Size() == 0 {
-			if err := os.Remove(s.path(dbName, e.Name())); err != nil {
+			if err := os.Remove(s.Path(dbName, e.Name())); err != nil {
 				return false, err
 			}
 			continue
@@ -185,7 +185,7 @@ func (s *Store) dropUnborn() (leftover bool, err error) {
 
 // tables counts the table files and their bytes.
 func (s *Store) tables() (count int, size int64) {
-	list, err := os.ReadDir(s.path(dbName))
+	list, err := os.ReadDir(s.Path(dbName))
 	if err != nil {
 		return 0, 0 // opening it will say so
 	}
@@ -210,7 +210,7 @@ func (s *Store) view(fn func(*Tx) error) error {
 	if err != nil {
 		return err
 	}
-	if err := s.verifyDB(s.path(dbName)); err != nil {
+	if err := s.verifyDB(s.Path(dbName)); err != nil {
 		lock.release()
 		return s.damaged(err)
 	}
@@ -256,7 +256,7 @@ func (s *Store) read(db *database, lock *storeLock, fn func(*Tx) error) error {
 func (s *Store) unopened(err error) error {
 	for _, errno := range []syscall.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EACCES, unix.EPERM, unix.EMFILE} {
 		if strings.Contains(err.Error(), ": "+errno.Error()) {
-			return fmt.Errorf("store %s: open the database: %w", s.root, err)
+			return fmt.Errorf("store %s: open the database: %w", s.Root(), err)
 		}
 	}
 	return s.damaged(err)
@@ -264,5 +264,5 @@ func (s *Store) unopened(err error) error {
 
 // damaged is the error of a database that can not be opened.
 func (s *Store) damaged(err error) error {
-	return fmt.Errorf("store %s: open the database: %w: %w; 'varve system check --repair' makes it again from what lies beside it", s.root, ErrDamaged, err)
+	return fmt.Errorf("store %s: open the database: %w: %w; 'varve system check --repair' makes it again from what lies beside it", s.Root(), ErrDamaged, err)
 }

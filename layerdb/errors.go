@@ -31,9 +31,6 @@ var (
 	// ErrNameInUse: another container has the name. Docker's words again.
 	//lint:ignore ST1005 docker's words
 	ErrNameInUse = errors.New("Conflict. The container name")
-	// ErrLeftover: all was done as asked, but files that other ids of a user
-	// namespace own are still in tmp/. SweepStages removes them, in that namespace.
-	ErrLeftover = errors.New("files of other ids were left in tmp")
 	// ErrDamaged: the database cannot be read, or is older than the copies beside it.
 	ErrDamaged = errors.New("the database is damaged")
 	// ErrNoBytes: a record was put whose directory is not in the store.

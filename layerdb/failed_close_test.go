@@ -16,7 +16,7 @@ import (
 // stays locked until badger is done, and then record and bytes are both there.
 func TestTableThatCannotBeWritten(t *testing.T) {
 	s := openStore(t)
-	db, away := s.path(dbName), s.path(dbName)+".away"
+	db, away := s.Path(dbName), s.Path(dbName)+".away"
 	s.hook = func(point string) {
 		if point == "update: committed" {
 			require.NoError(t, os.Rename(db, away))
@@ -43,7 +43,7 @@ func TestTableThatCannotBeWritten(t *testing.T) {
 // is busy, and not of badger's own lock.
 func TestStuckDatabaseIsBusy(t *testing.T) {
 	s := openStore(t)
-	db, away := s.path(dbName), s.path(dbName)+".away"
+	db, away := s.Path(dbName), s.Path(dbName)+".away"
 	s.hook = func(point string) {
 		if point == "update: committed" {
 			require.NoError(t, os.Rename(db, away))

@@ -33,9 +33,9 @@ func flip(s *Store, arg string) error {
 	}
 	for i := from; i < upto; i += step {
 		fmt.Println("at", i)
-		err := errors.Join(os.RemoveAll(s.path(dbName)), os.CopyFS(s.path(dbName), os.DirFS(pristine)))
+		err := errors.Join(os.RemoveAll(s.Path(dbName)), os.CopyFS(s.Path(dbName), os.DirFS(pristine)))
 		raw[i] ^= 0x55
-		err = errors.Join(err, os.WriteFile(s.path(dbName, file), raw, 0o600))
+		err = errors.Join(err, os.WriteFile(s.Path(dbName, file), raw, 0o600))
 		raw[i] ^= 0x55
 		s.noteUpdates(noted)
 		if err != nil {
@@ -61,7 +61,7 @@ func flip(s *Store, arg string) error {
 
 // pristine puts back the database, and is what it says.
 func (s *Store) pristine(db string) (string, error) {
-	if err := errors.Join(os.RemoveAll(s.path(dbName)), os.CopyFS(s.path(dbName), os.DirFS(db))); err != nil {
+	if err := errors.Join(os.RemoveAll(s.Path(dbName)), os.CopyFS(s.Path(dbName), os.DirFS(db))); err != nil {
 		return "", err
 	}
 	return s.says()
@@ -85,7 +85,7 @@ func TestFlippedByte(t *testing.T) {
 	fill(t, s)
 	require.Error(t, process(t, s.Root(), "change-whole", "update: committed").Run())
 	pristine := t.TempDir()
-	require.NoError(t, os.CopyFS(pristine, os.DirFS(s.path(dbName))))
+	require.NoError(t, os.CopyFS(pristine, os.DirFS(s.Path(dbName))))
 	list, err := os.ReadDir(pristine)
 	require.NoError(t, err)
 	kinds := map[string]bool{}
@@ -118,7 +118,7 @@ func flipAll(t *testing.T, s *Store, file, pristine string, upto, step int) {
 func TestEveryByteOfATable(t *testing.T) {
 	s := openStore(t)
 	fill(t, s)
-	tables, err := filepath.Glob(s.path(dbName, "*.sst"))
+	tables, err := filepath.Glob(s.Path(dbName, "*.sst"))
 	require.NoError(t, err)
 	require.NotEmpty(t, tables)
 	for _, name := range tables {
@@ -141,7 +141,7 @@ func TestDatabasePutBack(t *testing.T) {
 	s := openStore(t)
 	_, images := fill(t, s)
 	old := t.TempDir()
-	require.NoError(t, os.CopyFS(old, os.DirFS(s.path(dbName))))
+	require.NoError(t, os.CopyFS(old, os.DirFS(s.Path(dbName))))
 	require.NoError(t, s.Update(func(tx *Tx) error {
 		return errors.Join(tx.DeleteTag("docker.io/library/also:2"), tx.DeleteImage(images[0].ID))
 	}))
@@ -162,7 +162,7 @@ func TestDatabasePutBack(t *testing.T) {
 func TestUnreadableTable(t *testing.T) {
 	s := openStore(t)
 	fill(t, s)
-	tables, err := filepath.Glob(s.path(dbName, "*.sst"))
+	tables, err := filepath.Glob(s.Path(dbName, "*.sst"))
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(tables[0]))
 	require.NoError(t, os.Mkdir(tables[0], 0o700)) // EISDIR, as EIO would be

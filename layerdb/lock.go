@@ -46,7 +46,7 @@ func (s *Store) lock(how int) (*storeLock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	turn, err := at.Open(at.CWD, s.root, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	turn, err := at.Open(at.CWD, s.Root(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		_ = unix.Close(fd) // nothing was written to it
 		return nil, fmt.Errorf("open store: %w", err)
@@ -105,21 +105,21 @@ func flockUntil(fd, how int, deadline time.Time) (bool, error) {
 // read.
 func (s *Store) openLock() (int, error) {
 	if !s.opt.ReadOnly {
-		fd, err := at.Open(at.CWD, s.path(lockName), unix.O_RDWR|unix.O_CREAT, 0o600)
+		fd, err := at.Open(at.CWD, s.Path(lockName), unix.O_RDWR|unix.O_CREAT, 0o600)
 		if !errors.Is(err, unix.EROFS) {
 			return fd, err
 		}
 	}
-	return at.Open(at.CWD, s.path(lockName), unix.O_RDONLY, 0)
+	return at.Open(at.CWD, s.Path(lockName), unix.O_RDONLY, 0)
 }
 
 // lockError says what to do where flock does not work, as on some network file
 // systems.
 func (s *Store) lockError(err error) error {
 	if errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("store %s: its file system has no flock (%w); put the store on a local disk with --root", s.root, err)
+		return fmt.Errorf("store %s: its file system has no flock (%w); put the store on a local disk with --root", s.Root(), err)
 	}
-	return fmt.Errorf("store %s: flock: %w", s.root, err)
+	return fmt.Errorf("store %s: flock: %w", s.Root(), err)
 }
 
 // busyError names who holds the store or, if it has just been let go, the turn.
@@ -129,7 +129,7 @@ func (s *Store) busyError(fd, turn int) error {
 		who = fmt.Sprintf("process %d (%s)", pid, command(pid))
 	}
 	return fmt.Errorf("store %s: %w: held by %s, waited %s; try again when it has ended",
-		s.root, ErrBusy, who, s.opt.LockTimeout)
+		s.Root(), ErrBusy, who, s.opt.LockTimeout)
 }
 
 // holder returns a process that holds a flock on the file behind fd, from

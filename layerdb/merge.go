@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // mergeAt is the number of tables from which on an update merges them. Each update
@@ -72,7 +73,7 @@ func (s *Store) merge(list []pair, lock *storeLock) error {
 // replaceDB has a database of its own filled, and puts it in the place of the old one
 // at one stroke. The old one is in the stage then.
 // Preconditions: store.lock is held alone, and the database is closed.
-func (s *Store) replaceDB(stage *Stage, lock *storeLock, fill func(*badger.DB) error) error {
+func (s *Store) replaceDB(stage *layout.Stage, lock *storeLock, fill func(*badger.DB) error) error {
 	fresh := filepath.Join(stage.Path(), dbName)
 	if err := os.Mkdir(fresh, 0o700); err != nil {
 		return err
@@ -84,14 +85,14 @@ func (s *Store) replaceDB(stage *Stage, lock *storeLock, fill func(*badger.DB) e
 		return err
 	}
 	how := uint(unix.RENAME_EXCHANGE)
-	if ok, err := exists(s.path(dbName)); err != nil || !ok {
+	if ok, err := exists(s.Path(dbName)); err != nil || !ok {
 		how = unix.RENAME_NOREPLACE
 	}
-	if err := at.Rename(at.CWD, fresh, at.CWD, s.path(dbName), how); err != nil {
+	if err := at.Rename(at.CWD, fresh, at.CWD, s.Path(dbName), how); err != nil {
 		return err
 	}
 	s.hook("database: replaced")
-	return syncDir(s.root)
+	return layout.SyncDir(s.Root())
 }
 
 // fillDB makes a database in dir and looks at it.

@@ -7,11 +7,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 func countTables(t *testing.T, s *Store) int {
 	t.Helper()
-	list, err := filepath.Glob(s.path(dbName, "*.sst"))
+	list, err := filepath.Glob(s.Path(dbName, "*.sst"))
 	require.NoError(t, err)
 	return len(list)
 }
@@ -22,7 +24,7 @@ func TestMergeThatFails(t *testing.T) {
 	s := openStore(t)
 	fill(t, s)
 	want := dump(t, s)
-	tmp := s.path(tmpName)
+	tmp := s.Path(layout.TmpName)
 	require.NoError(t, os.Rename(tmp, tmp+"-away"))
 	for range mergeAt + 3 {
 		require.NoError(t, s.Update(func(*Tx) error { return nil }))
@@ -52,9 +54,9 @@ func TestKilledWhileMerging(t *testing.T) {
 		require.Len(t, tags, count)
 		return err
 	}))
-	require.NotEmpty(t, names(t, s.path(tmpName)))
+	require.NotEmpty(t, names(t, s.Path(layout.TmpName)))
 	require.NoError(t, s.Sweep())
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 	images, _ := whole(t, s)
 	require.Equal(t, 1, images)
 }

@@ -15,18 +15,18 @@ const namesName = "names"
 
 // hint links name to id; that it can not be is no error.
 func (s *Store) hint(name, id string) {
-	link := s.path(namesName, name)
+	link := s.Path(namesName, name)
 	if os.Symlink(id, link) == nil {
 		return
 	}
-	_ = os.Mkdir(s.path(namesName), 0o700) // it may be there
+	_ = os.Mkdir(s.Path(namesName), 0o700) // it may be there
 	_ = os.Remove(link)                    // it may not be there
 	_ = os.Symlink(id, link)
 }
 
 // dropHint takes the link of name away, if it leads to id.
 func (s *Store) dropHint(name, id string) {
-	link := s.path(namesName, name)
+	link := s.Path(namesName, name)
 	if to, err := os.Readlink(link); err == nil && to == id {
 		_ = os.Remove(link) // the next glance sees that it is wrong
 	}
@@ -44,7 +44,7 @@ func (s *Store) GlanceContainer(name string) (c Container, found bool) {
 			return Container{}, false
 		}
 		var err error
-		if id, err = os.Readlink(s.path(namesName, name)); err != nil || !isID(id) {
+		if id, err = os.Readlink(s.Path(namesName, name)); err != nil || !isID(id) {
 			return Container{}, false
 		}
 	}

@@ -48,8 +48,8 @@ func TestGlance(t *testing.T) {
 	finds(first.ID, &first)
 
 	// A link of before, and one that leads out.
-	require.NoError(t, os.Symlink(first.ID, s.path(namesName, "first")))
-	require.NoError(t, os.Symlink("../../etc", s.path(namesName, "etc")))
+	require.NoError(t, os.Symlink(first.ID, s.Path(namesName, "first")))
+	require.NoError(t, os.Symlink("../../etc", s.Path(namesName, "etc")))
 	finds("first", nil)
 	finds("etc", nil)
 
@@ -61,5 +61,5 @@ func TestGlance(t *testing.T) {
 	finds("third", &second)
 	require.NoError(t, s.Update(func(tx *Tx) error { return tx.DeleteContainer(second.ID) }))
 	finds("third", nil)
-	require.Equal(t, []string{"etc", "first"}, names(t, s.path(namesName)), "only what is not ours is left")
+	require.Equal(t, []string{"etc", "first"}, names(t, s.Path(namesName)), "only what is not ours is left")
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // The test binary runs itself again as another varve process: VARVE_TEST_DO says
@@ -34,12 +36,13 @@ func TestMain(m *testing.M) {
 
 func other(do string) error {
 	// The hook must be there before the store is made.
-	s := &Store{root: os.Getenv("VARVE_TEST_STORE"), opt: Options{LockTimeout: time.Minute}, hook: func(point string) {
+	s := newStore(os.Getenv("VARVE_TEST_STORE"), Options{LockTimeout: time.Minute})
+	s.hook = func(point string) {
 		if point == os.Getenv("VARVE_TEST_KILL") {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL) // cannot fail, and nobody is left to tell
 			select {}
 		}
-	}}
+	}
 	if err := s.prepare(); err != nil {
 		return err
 	}
@@ -287,9 +290,9 @@ func TestKilledAtEveryPointOfAChange(t *testing.T) {
 			require.Equal(t, want, state(t, s))
 			require.NoError(t, s.Sweep())
 			require.Equal(t, want, state(t, s))
-			require.Empty(t, names(t, s.path(tmpName)), "nothing is left")
-			require.Len(t, names(t, s.path(layersName)), 1)
-			require.Equal(t, []string{want}, names(t, s.path(containersName)))
+			require.Empty(t, names(t, s.Path(layout.TmpName)), "nothing is left")
+			require.Len(t, names(t, s.Path(layout.LayersName)), 1)
+			require.Equal(t, []string{want}, names(t, s.Path(layout.ContainersName)))
 			if want == "old" {
 				out, err := process(t, s.Root(), "change", "").CombinedOutput()
 				require.NoError(t, err, "%s", out)
@@ -311,8 +314,8 @@ func TestKilledWhileRemovingAContainer(t *testing.T) {
 			_, containers := whole(t, s)
 			require.Equal(t, left, containers)
 			require.NoError(t, s.Sweep())
-			require.Empty(t, names(t, s.path(tmpName)))
-			require.Len(t, names(t, s.path(containersName)), left)
+			require.Empty(t, names(t, s.Path(layout.TmpName)))
+			require.Len(t, names(t, s.Path(layout.ContainersName)), left)
 		})
 	}
 }
@@ -349,26 +352,26 @@ func TestSweepLeavesWhatIsAlive(t *testing.T) {
 	s := openStore(t)
 	alive, err := s.Stage("alive")
 	require.NoError(t, err)
-	require.NoError(t, os.Mkdir(s.path(tmpName, "dead"), 0o700))
-	require.NoError(t, os.WriteFile(s.path(tmpName, "file"), nil, 0o600))
-	require.NoError(t, os.MkdirAll(s.path(layersName, "0123", "diff"), 0o700))
-	require.NoError(t, os.MkdirAll(s.path(containersName, "0123", "upper"), 0o700))
+	require.NoError(t, os.Mkdir(s.Path(layout.TmpName, "dead"), 0o700))
+	require.NoError(t, os.WriteFile(s.Path(layout.TmpName, "file"), nil, 0o600))
+	require.NoError(t, os.MkdirAll(s.Path(layout.LayersName, "0123", "diff"), 0o700))
+	require.NoError(t, os.MkdirAll(s.Path(layout.ContainersName, "0123", "upper"), 0o700))
 	require.NoError(t, s.Sweep())
-	require.Equal(t, []string{filepath.Base(alive.Path())}, names(t, s.path(tmpName)))
-	require.Empty(t, names(t, s.path(layersName)))
-	require.Empty(t, names(t, s.path(containersName)))
+	require.Equal(t, []string{filepath.Base(alive.Path())}, names(t, s.Path(layout.TmpName)))
+	require.Empty(t, names(t, s.Path(layout.LayersName)))
+	require.Empty(t, names(t, s.Path(layout.ContainersName)))
 	require.NoError(t, alive.Discard())
 	require.NoError(t, alive.Discard(), "twice is allowed")
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 }
 
 func TestTornLogIsReadAgain(t *testing.T) {
 	s := openStore(t)
 	require.NoError(t, s.Update(func(tx *Tx) error { return tx.PutImage(image(stageLayer(t, s, tx, nil, "l"), "old")) }))
 	require.Error(t, process(t, s.Root(), "change", "update: changed").Run())
-	for _, name := range names(t, s.path(dbName)) {
+	for _, name := range names(t, s.Path(dbName)) {
 		if strings.HasSuffix(name, ".mem") { // as a power failure in the middle of a write leaves it
-			require.NoError(t, os.Truncate(s.path(dbName, name), 25))
+			require.NoError(t, os.Truncate(s.Path(dbName, name), 25))
 		}
 	}
 	images, _ := whole(t, s)

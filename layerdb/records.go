@@ -40,15 +40,6 @@ func (l *Layer) Seal() error {
 	return nil
 }
 
-// ChainID returns the chain ID of a layer diffID over the chain parent, which is
-// "" for the lowest layer (OCI image-spec config.md, "Layer ChainID").
-func ChainID(parent, diffID digest.Digest) digest.Digest {
-	if parent == "" {
-		return diffID
-	}
-	return digest.FromString(parent.String() + " " + diffID.String())
-}
-
 // HostLayer returns the one layer of the image "host": the files of this machine,
 // whatever they are. It has no diff ID, and a chain ID no real layer can have.
 func HostLayer() (Layer, error) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 func TestLayerIDIsItsContent(t *testing.T) {
@@ -30,8 +32,8 @@ func TestLayerIDIsItsContent(t *testing.T) {
 
 func TestChainIDFollowsTheSpecification(t *testing.T) {
 	a, b := digest.FromString("a"), digest.FromString("b")
-	require.Equal(t, a, ChainID("", a))
-	require.Equal(t, digest.FromString(a.String()+" "+b.String()), ChainID(a, b))
+	require.Equal(t, a, layout.ChainID("", a))
+	require.Equal(t, digest.FromString(a.String()+" "+b.String()), layout.ChainID(a, b))
 }
 
 func TestRecordsComeBackAsTheyWere(t *testing.T) {
@@ -198,7 +200,7 @@ func TestCollectKeepsWhatIsReached(t *testing.T) {
 		base = stageLayer(t, s, tx, nil, "base")
 		left = stageLayer(t, s, tx, &base, "left")
 		right = stageLayer(t, s, tx, &base, "right")
-		same := Layer{DiffID: left.DiffID, Parent: right.ID, ChainID: ChainID(right.ChainID, left.DiffID), Created: day}
+		same := Layer{DiffID: left.DiffID, Parent: right.ID, ChainID: layout.ChainID(right.ChainID, left.DiffID), Created: day}
 		require.NoError(t, same.Seal())
 		require.NoError(t, tx.PutLayer(same))
 		imgL, imgR = image(left, "l"), image(same, "r")
@@ -228,8 +230,8 @@ func TestCollectKeepsWhatIsReached(t *testing.T) {
 	dropped, gone = collect(func(tx *Tx) error { return tx.DeleteContainer("cc") })
 	require.Equal(t, []Layer{base}, dropped)
 	require.Equal(t, []digest.Digest{base.DiffID}, gone)
-	require.Empty(t, names(t, s.path(layersName)))
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.LayersName)))
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 }
 
 func TestDeleteImageTakesItsTags(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // Repaired is what [Store.Repair] did.
@@ -41,7 +42,7 @@ func (s *Store) Probe() error {
 // tmp/ until the next sweep.
 func (s *Store) Repair(damage error) (Repaired, error) {
 	if s.opt.ReadOnly {
-		return Repaired{}, fmt.Errorf("store %s: %w", s.root, ErrReadOnly)
+		return Repaired{}, fmt.Errorf("store %s: %w", s.Root(), ErrReadOnly)
 	}
 	lock, err := s.lock(unix.LOCK_EX)
 	if err != nil {
@@ -115,7 +116,7 @@ func (s *Store) repairLocked(damage error, lock *storeLock) (Repaired, error) {
 	if err != nil {
 		return done, err
 	}
-	defer stage.close() // what is in it stays for a look until the next sweep
+	defer stage.Abandon() // what is in it stays for a look until the next sweep
 	return done, s.replaceDB(stage, lock, func(db *badger.DB) error { return r.write(s, db) })
 }
 
@@ -128,7 +129,7 @@ func newRecords() *records {
 
 // salvage reads what can be read of the database.
 func (s *Store) salvage(r *records) error {
-	if err := s.verifyDB(s.path(dbName)); err != nil {
+	if err := s.verifyDB(s.Path(dbName)); err != nil {
 		return err
 	}
 	db, err := badger.Open(s.badgerOptions())
@@ -167,7 +168,7 @@ func (r *records) read(tx *Tx) error {
 // images whose copy went with them, and the names that an image had.
 func (r *records) forgetRemoved(s *Store, images []imageCopy) {
 	names := s.list(imagesName)
-	if ok, err := exists(s.path(imagesName)); err != nil || !ok { // an older varve kept none
+	if ok, err := exists(s.Path(imagesName)); err != nil || !ok { // an older varve kept none
 		return
 	}
 	maps.DeleteFunc(r.images, func(id string, _ Image) bool { return !slices.Contains(names, id+copySuffix) })
@@ -228,7 +229,7 @@ func (r *records) drop(s *Store) (lost []string, err error) {
 			if err := s.putAside(id); err != nil {
 				return lost, err
 			}
-			lost = append(lost, fmt.Sprintf("container %s: %s; its own files are in %s", r.containers[id].Name, why, s.path(lostName, id)))
+			lost = append(lost, fmt.Sprintf("container %s: %s; its own files are in %s", r.containers[id].Name, why, s.Path(lostName, id)))
 			delete(r.containers, id)
 		}
 	}
@@ -242,26 +243,26 @@ const lostName = "lost"
 
 // putAside moves a container's directory to where no sweep comes.
 func (s *Store) putAside(id string) error {
-	if err := os.Mkdir(s.path(lostName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(s.Path(lostName), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep the files of a lost container: %w", err)
 	}
-	if err := at.Rename(at.CWD, s.ContainerDir(id), at.CWD, s.path(lostName, id), unix.RENAME_NOREPLACE); err != nil {
+	if err := at.Rename(at.CWD, s.ContainerDir(id), at.CWD, s.Path(lostName, id), unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("keep the files of a lost container: %w", err)
 	}
-	return syncDir(s.path(lostName))
+	return layout.SyncDir(s.Path(lostName))
 }
 
 // putStrangersAside keeps the containers that nothing speaks of any more: without the
 // database nobody knows whether they are what a crash left.
 func (s *Store) putStrangersAside(r *records, done *Repaired) error {
-	for _, id := range s.list(containersName) {
+	for _, id := range s.list(layout.ContainersName) {
 		if _, ok := r.containers[id]; ok {
 			continue
 		}
 		if err := s.putAside(id); err != nil {
 			return err
 		}
-		done.Lost = append(done.Lost, fmt.Sprintf("container %.12s: its record is lost; its own files are in %s", id, s.path(lostName, id)))
+		done.Lost = append(done.Lost, fmt.Sprintf("container %.12s: its record is lost; its own files are in %s", id, s.Path(lostName, id)))
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func TestRepairKeepsDigests(t *testing.T) {
 	_, err := s.Repair(probe(t, s))
 	require.NoError(t, err)
 	require.Equal(t, want, dump(t, s), "from a good database")
-	require.NoError(t, os.RemoveAll(s.path(dbName)))
+	require.NoError(t, os.RemoveAll(s.Path(dbName)))
 	_, err = s.Repair(probe(t, s))
 	require.NoError(t, err)
 	require.Equal(t, want, dump(t, s), "from the copies")
@@ -133,7 +133,7 @@ func TestRepairWithoutDatabase(t *testing.T) {
 		"fresh": func(db string) error { return os.Rename(db, db+"-away") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.NoError(t, spoil(s.path(dbName)))
+			require.NoError(t, spoil(s.Path(dbName)))
 			require.ErrorIs(t, s.Sweep(), ErrDamaged, "what lies beside stays")
 			require.ErrorIs(t, s.View(func(*Tx) error { return nil }), ErrDamaged)
 			require.ErrorIs(t, s.Update(func(*Tx) error { return nil }), ErrDamaged)
@@ -144,7 +144,7 @@ func TestRepairWithoutDatabase(t *testing.T) {
 			require.Equal(t, 2, done.Images)
 			require.Equal(t, 2, done.Containers)
 			require.Equal(t, want, dump(t, s))
-			require.NoError(t, os.RemoveAll(s.path(dbName)+"-away"))
+			require.NoError(t, os.RemoveAll(s.Path(dbName)+"-away"))
 			require.NoError(t, s.Sweep())
 			require.Equal(t, want, dump(t, s), "nothing is swept that is used")
 		})
@@ -157,7 +157,7 @@ func TestRepairDamage(t *testing.T) {
 	fill(t, s)
 	want := dump(t, s)
 	pristine := t.TempDir() + "/db"
-	require.NoError(t, os.CopyFS(pristine, os.DirFS(s.path(dbName))))
+	require.NoError(t, os.CopyFS(pristine, os.DirFS(s.Path(dbName))))
 	list, err := os.ReadDir(pristine)
 	require.NoError(t, err)
 	for _, file := range list {
@@ -167,9 +167,9 @@ func TestRepairDamage(t *testing.T) {
 			"flipped": func(raw []byte) []byte { raw[len(raw)/3] ^= 0xff; return raw },
 			"nothing": func([]byte) []byte { return nil },
 		} {
-			require.NoError(t, os.RemoveAll(s.path(dbName)))
-			require.NoError(t, os.CopyFS(s.path(dbName), os.DirFS(pristine)))
-			name := filepath.Join(s.path(dbName), file.Name())
+			require.NoError(t, os.RemoveAll(s.Path(dbName)))
+			require.NoError(t, os.CopyFS(s.Path(dbName), os.DirFS(pristine)))
+			name := filepath.Join(s.Path(dbName), file.Name())
 			raw, err := os.ReadFile(name)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(name, spoil(raw), 0o600))
@@ -186,7 +186,7 @@ func TestRepairOldDatabase(t *testing.T) {
 	s := openStore(t)
 	layers, images := fill(t, s)
 	old := t.TempDir() + "/db"
-	require.NoError(t, os.CopyFS(old, os.DirFS(s.path(dbName))))
+	require.NoError(t, os.CopyFS(old, os.DirFS(s.Path(dbName))))
 	require.NoError(t, s.Update(func(tx *Tx) error {
 		i := image(layers[2], `{"newer":1}`)
 		require.NoError(t, tx.PutImage(i))
@@ -194,8 +194,8 @@ func TestRepairOldDatabase(t *testing.T) {
 		return tx.SetTag("docker.io/library/newest:1", images[0].ID)
 	}))
 	want := dump(t, s)
-	require.NoError(t, os.RemoveAll(s.path(dbName)))
-	require.NoError(t, os.CopyFS(s.path(dbName), os.DirFS(old)))
+	require.NoError(t, os.RemoveAll(s.Path(dbName)))
+	require.NoError(t, os.CopyFS(s.Path(dbName), os.DirFS(old)))
 	require.ErrorIs(t, s.Sweep(), ErrDamaged)
 	done, err := s.Repair(probe(t, s))
 	require.NoError(t, err)
@@ -232,13 +232,13 @@ func TestRepairKeepsUnknownContainers(t *testing.T) {
 	fill(t, s)
 	id := strings.Repeat("1", 64)
 	require.NoError(t, os.WriteFile(filepath.Join(s.ContainerDir(id), recordName), []byte("{"), 0o600))
-	require.NoError(t, os.RemoveAll(s.path(dbName)))
+	require.NoError(t, os.RemoveAll(s.Path(dbName)))
 	done, err := s.Repair(probe(t, s))
 	require.NoError(t, err)
-	require.Contains(t, strings.Join(done.Lost, "\n"), "container 111111111111: its record is lost; its own files are in "+s.path(lostName, id))
+	require.Contains(t, strings.Join(done.Lost, "\n"), "container 111111111111: its record is lost; its own files are in "+s.Path(lostName, id))
 	require.Equal(t, 1, done.Containers)
 	require.NoError(t, s.Sweep())
-	require.DirExists(t, s.path(lostName, id))
+	require.DirExists(t, s.Path(lostName, id))
 }
 
 // TestKilledBetweenCopiesAndDatabase: the copies know of a change that was never
@@ -296,9 +296,9 @@ func TestRepairNamesWhatIsLost(t *testing.T) {
 	text := strings.Join(done.Lost, "\n")
 	require.Contains(t, text, "image also:2: the files of its layer "+layers[2].DiffID.String()+" are lost (diff); load or pull it again")
 	require.Contains(t, text, "container c-0: the files of its layer")
-	require.Contains(t, text, s.path(lostName, strings.Repeat("0", 64)))
+	require.Contains(t, text, s.Path(lostName, strings.Repeat("0", 64)))
 	require.NoError(t, s.Sweep())
-	require.DirExists(t, s.path(lostName, strings.Repeat("0", 64)), "no sweep removes a container's own files")
+	require.DirExists(t, s.Path(lostName, strings.Repeat("0", 64)), "no sweep removes a container's own files")
 	require.Contains(t, text, "the copy of image eeeeeeeeeeee: it is of the image")
 	require.Equal(t, 1, done.Images)
 	require.Equal(t, 1, done.Containers)

@@ -19,17 +19,17 @@ const (
 // checkSpace fails with ErrNoSpace when the file system is too full.
 func (s *Store) checkSpace() error {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.root, &st); err != nil {
-		return fmt.Errorf("store %s: statfs: %w", s.root, err)
+	if err := unix.Statfs(s.Root(), &st); err != nil {
+		return fmt.Errorf("store %s: statfs: %w", s.Root(), err)
 	}
 	_, size := s.tables()
 	free, need := st.Bavail*uint64(st.Bsize), uint64(minFree+size)
 	if free < need {
 		return fmt.Errorf("store %s: %w: %s free, %s needed; remove containers, which needs none, or use another --root",
-			s.root, ErrNoSpace, units.BytesSize(float64(free)), units.BytesSize(float64(need)))
+			s.Root(), ErrNoSpace, units.BytesSize(float64(free)), units.BytesSize(float64(need)))
 	}
 	if st.Files > 0 && st.Ffree < minInodes { // btrfs and others do not count inodes
-		return fmt.Errorf("store %s: %w: %d inodes free, %d needed", s.root, ErrNoSpace, st.Ffree, minInodes)
+		return fmt.Errorf("store %s: %w: %d inodes free, %d needed", s.Root(), ErrNoSpace, st.Ffree, minInodes)
 	}
 	return nil
 }

@@ -9,10 +9,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // version is what the file "version" of a store says. It changes when an older
@@ -21,14 +21,9 @@ const version = "varve store 1\n"
 
 // The names in the root of a store.
 const (
-	versionName    = "version"
-	lockName       = "store.lock"
-	dbName         = "db"
-	layersName     = "layers"
-	chainsName     = "chains"
-	containersName = "containers"
-	tmpName        = "tmp"
-	stageName      = "stage"
+	versionName = "version"
+	lockName    = "store.lock"
+	dbName      = "db"
 )
 
 // Options say how a store is opened. The zero value opens it for reading and
@@ -43,8 +38,8 @@ type Options struct {
 // A Store is a directory of layers, images and containers. It holds no file
 // open between calls, and may be used by several goroutines and processes.
 type Store struct {
-	root string
-	opt  Options
+	layout.Dir
+	opt Options
 	// hook is called at the named points of a change. Only the tests of this
 	// package set it, to end the process there.
 	hook func(point string)
@@ -61,14 +56,20 @@ func Open(root string, opt Options) (*Store, error) {
 	if opt.LockTimeout == 0 {
 		opt.LockTimeout = 30 * time.Second
 	}
-	s := &Store{root: root, opt: opt, hook: func(string) {}}
+	s := newStore(root, opt)
 	return s, s.prepare()
+}
+
+func newStore(root string, opt Options) *Store {
+	s := &Store{opt: opt, hook: func(string) {}}
+	s.Dir = layout.At(root, func(point string) { s.hook(point) })
+	return s
 }
 
 // prepare checks that the root is a store of ours, or makes it one.
 func (s *Store) prepare() error {
 	if !s.opt.ReadOnly {
-		if err := os.MkdirAll(s.root, 0o700); err != nil {
+		if err := os.MkdirAll(s.Root(), 0o700); err != nil {
 			return fmt.Errorf("make store: %w", err)
 		}
 	}
@@ -84,24 +85,24 @@ func (s *Store) prepare() error {
 
 func (s *Store) checkOwner() error {
 	var st unix.Stat_t
-	if err := at.Stat(at.CWD, s.root, &st); err != nil {
+	if err := at.Stat(at.CWD, s.Root(), &st); err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
 	if int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("store %s: %w: it belongs to uid %d and you are uid %d; name a store of your own with --root or $VARVE_ROOT",
-			s.root, ErrOtherOwner, st.Uid, os.Geteuid())
+			s.Root(), ErrOtherOwner, st.Uid, os.Geteuid())
 	}
 	return nil
 }
 
 func (s *Store) checkVersion() error {
-	got, err := os.ReadFile(s.path(versionName))
+	got, err := os.ReadFile(s.Path(versionName))
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
 	if string(got) != version {
 		return fmt.Errorf("store %s: %w: it says %.40q, this varve reads %q; use that version, or another --root",
-			s.root, ErrOtherVersion, got, version)
+			s.Root(), ErrOtherVersion, got, version)
 	}
 	return nil
 }
@@ -123,8 +124,8 @@ func (s *Store) create() error {
 	if err := s.checkVersion(); !errors.Is(err, fs.ErrNotExist) {
 		return err // another process has just made it
 	}
-	for _, dir := range []string{dbName, layersName, containersName, tmpName} {
-		if err := os.Mkdir(s.path(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	for _, dir := range []string{dbName, layout.LayersName, layout.ContainersName, layout.TmpName} {
+		if err := os.Mkdir(s.Path(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make store: %w", err)
 		}
 	}
@@ -138,46 +139,25 @@ func (s *Store) create() error {
 
 // checkStranger refuses to build a store among files that are not a store's.
 func (s *Store) checkStranger() error {
-	list, err := os.ReadDir(s.root)
+	list, err := os.ReadDir(s.Root())
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	ours := []string{lockName, dbName, layersName, chainsName, imagesName, containersName, lostName, namesName, stageName, tmpName, updatesName, versionName, versionName + ".new"}
+	ours := []string{lockName, dbName, layout.LayersName, layout.ChainsName, imagesName, layout.ContainersName, lostName, namesName, layout.StageName, layout.TmpName, updatesName, versionName, versionName + ".new"}
 	for _, e := range list {
 		if !slices.Contains(ours, e.Name()) {
-			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.root, ErrNotStore, e.Name())
+			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.Root(), ErrNotStore, e.Name())
 		}
 	}
 	return nil
 }
 
 func (s *Store) writeVersion() error {
-	name := s.path(versionName)
+	name := s.Path(versionName)
 	if err := WriteFile(name, []byte(version)); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	return nil
-}
-
-// Root returns the absolute path of the store.
-func (s *Store) Root() string { return s.root }
-
-// LayerDir returns the directory of the layer with this diff ID, which holds
-// diff/ and tar-split.gz.
-func (s *Store) LayerDir(diffID digest.Digest) string {
-	return s.path(layersName, diffID.Encoded())
-}
-
-// ContainerDir returns the directory of the container id, which holds upper/,
-// work/, config.json and state.json.
-func (s *Store) ContainerDir(id string) string { return s.path(containersName, id) }
-
-// StageDir returns the directory for a program that containers begin with. It need not
-// be there, and what is in it can be made again.
-func (s *Store) StageDir() string { return s.path(stageName) }
-
-func (s *Store) path(names ...string) string {
-	return filepath.Join(append([]string{s.root}, names...)...)
 }
 
 // WriteFile puts data, durably and whole or not at all, in the place of name: it
@@ -196,17 +176,10 @@ func WriteFile(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	return layout.SyncDir(filepath.Dir(name))
 }
 
 // syncFile makes a file and its name durable.
-func syncFile(name string) error { return errors.Join(syncDir(name), syncDir(filepath.Dir(name))) }
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+func syncFile(name string) error {
+	return errors.Join(layout.SyncDir(name), layout.SyncDir(filepath.Dir(name)))
 }

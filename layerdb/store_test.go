@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 var day = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
@@ -25,9 +27,9 @@ func openStore(t *testing.T) *Store {
 func stageLayer(t *testing.T, s *Store, tx *Tx, parent *Layer, content string) Layer {
 	t.Helper()
 	l := Layer{DiffID: digest.FromString(content), Created: day, CreatedBy: content, Size: int64(len(content))}
-	l.ChainID = ChainID("", l.DiffID)
+	l.ChainID = layout.ChainID("", l.DiffID)
 	if parent != nil {
-		l.Parent, l.ChainID = parent.ID, ChainID(parent.ChainID, l.DiffID)
+		l.Parent, l.ChainID = parent.ID, layout.ChainID(parent.ChainID, l.DiffID)
 	}
 	require.NoError(t, l.Seal())
 	st, err := s.Stage("layer")
@@ -67,8 +69,8 @@ func names(t *testing.T, dir string) []string {
 
 func TestOpenMakesAPrivateStoreAndFindsItAgain(t *testing.T) {
 	s := openStore(t)
-	for _, dir := range []string{"", dbName, layersName, containersName, tmpName} {
-		info, err := os.Stat(s.path(dir))
+	for _, dir := range []string{"", dbName, layout.LayersName, layout.ContainersName, layout.TmpName} {
+		info, err := os.Stat(s.Path(dir))
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o700), info.Mode().Perm(), dir)
 	}
@@ -84,7 +86,7 @@ func TestOpenMakesAPrivateStoreAndFindsItAgain(t *testing.T) {
 func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	t.Run("another version", func(t *testing.T) {
 		s := openStore(t)
-		require.NoError(t, os.WriteFile(s.path(versionName), []byte("varve store 99\n"), 0o600))
+		require.NoError(t, os.WriteFile(s.Path(versionName), []byte("varve store 99\n"), 0o600))
 		_, err := Open(s.Root(), Options{})
 		require.ErrorIs(t, err, ErrOtherVersion)
 		require.ErrorContains(t, err, "varve store 99")
@@ -136,12 +138,12 @@ func TestFullDiskIsASentence(t *testing.T) {
 	require.NoError(t, s.Update(func(tx *Tx) error {
 		return stageContainer(t, s, tx, Container{ID: "aa", Name: "n", Top: stageLayer(t, s, tx, nil, "l").ID})
 	}))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, tmpName, "ballast"), make([]byte, 8<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, layout.TmpName, "ballast"), make([]byte, 8<<20), 0o600))
 	err = s.Update(func(*Tx) error { t.Fatal("opened on a full disk"); return nil })
 	require.ErrorIs(t, err, ErrNoSpace)
 	require.ErrorContains(t, err, "MiB needed")
 	require.NoError(t, s.View(func(*Tx) error { return nil }), "reading needs no space")
-	_, err = Open(filepath.Join(dir, tmpName, "new"), Options{})
+	_, err = Open(filepath.Join(dir, layout.TmpName, "new"), Options{})
 	require.ErrorIs(t, err, ErrNoSpace)
 	require.NoError(t, s.RemoveContainer("aa"), "and so does removing")
 	require.NoDirExists(t, s.ContainerDir("aa"))
@@ -155,8 +157,8 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 		return boom
 	})
 	require.ErrorIs(t, err, boom)
-	require.Empty(t, names(t, s.path(layersName)), "what was published is taken back")
-	require.Empty(t, names(t, s.path(tmpName)))
+	require.Empty(t, names(t, s.Path(layout.LayersName)), "what was published is taken back")
+	require.Empty(t, names(t, s.Path(layout.TmpName)))
 	require.NoError(t, s.View(func(tx *Tx) error {
 		list, err := tx.Layers()
 		require.Empty(t, list)
@@ -199,7 +201,7 @@ func TestTablesStayFew(t *testing.T) {
 		require.NoError(t, s.Update(func(*Tx) error { return nil }))
 	}
 	count := 0
-	for _, name := range names(t, s.path(dbName)) {
+	for _, name := range names(t, s.Path(dbName)) {
 		if strings.HasSuffix(name, ".sst") {
 			count++
 		}

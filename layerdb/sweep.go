@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // Sweep removes what crashes left: stages of processes that have ended, layer
@@ -58,7 +59,7 @@ func (tx *Tx) sweepLayers() error {
 			known[l.DiffID.Encoded()] = true
 		}
 	}
-	return tx.trashUnknown(layersName, known)
+	return tx.trashUnknown(layout.LayersName, known)
 }
 
 // sweepContainers marks the container directories without a record as trash.
@@ -72,17 +73,17 @@ func (tx *Tx) sweepContainers() error {
 	for _, c := range list {
 		known[c.ID] = true
 	}
-	return tx.trashUnknown(containersName, known)
+	return tx.trashUnknown(layout.ContainersName, known)
 }
 
 func (tx *Tx) trashUnknown(dir string, known map[string]bool) error {
-	list, err := os.ReadDir(tx.store.path(dir))
+	list, err := os.ReadDir(tx.store.Path(dir))
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	for _, e := range list {
 		if !known[e.Name()] {
-			tx.trash = append(tx.trash, tx.store.path(dir, e.Name()))
+			tx.trash = append(tx.trash, tx.store.Path(dir, e.Name()))
 		}
 	}
 	return nil
@@ -91,13 +92,13 @@ func (tx *Tx) trashUnknown(dir string, known map[string]bool) error {
 // SweepStages removes what is in tmp/ and nobody holds locked. It does not open
 // the database.
 func (s *Store) SweepStages() error {
-	list, err := os.ReadDir(s.path(tmpName))
+	list, err := os.ReadDir(s.Path(layout.TmpName))
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	var errs []error
 	for _, e := range list {
-		errs = append(errs, sweepStage(filepath.Join(s.path(tmpName), e.Name()), e.IsDir()))
+		errs = append(errs, sweepStage(filepath.Join(s.Path(layout.TmpName), e.Name()), e.IsDir()))
 	}
 	return errors.Join(errs...)
 }
@@ -106,8 +107,8 @@ func sweepStage(path string, isDir bool) error {
 	if !isDir { // nothing of ours
 		return at.RemoveAll(at.CWD, path)
 	}
-	fd, err := lockStage(path)
-	if errors.Is(err, errSwept) { // it lives, or is gone
+	fd, err := layout.LockStage(path)
+	if errors.Is(err, layout.ErrSwept) { // it lives, or is gone
 		return nil
 	}
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // The key spaces. Names, tags and digests hold an ID as it is, all others JSON.
@@ -49,7 +51,7 @@ type Tx struct {
 	published  []string        // directories moved into place by this transaction
 	trash      []string        // directories to move away after it
 	trashFiles []string        // files to remove after it
-	spare      []*Stage        // stages whose place was taken already
+	spare      []*layout.Stage // stages whose place was taken already
 	touched    map[string]bool // images whose copy is to be written or removed
 }
 

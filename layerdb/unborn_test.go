@@ -20,7 +20,7 @@ func TestUnbornLog(t *testing.T) {
 				return tx.PutImage(image(stageLayer(t, s, tx, nil, "l"), "i"))
 			}))
 			for _, name := range []string{"00077.mem", "000077.vlog"} {
-				require.NoError(t, os.WriteFile(s.path(dbName, name), nil, 0o600))
+				require.NoError(t, os.WriteFile(s.Path(dbName, name), nil, 0o600))
 			}
 			require.NoError(t, use(s))
 			images, _ := whole(t, s)

@@ -94,7 +94,7 @@ const updatesName = "updates"
 
 // noteUpdates puts the number into the file, in the place of the last one.
 func (s *Store) noteUpdates(count uint64) {
-	f, err := os.OpenFile(s.path(updatesName), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(s.Path(updatesName), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return // it is a second witness; the change itself is safe
 	}
@@ -104,7 +104,7 @@ func (s *Store) noteUpdates(count uint64) {
 
 // notedUpdates is the number in the file, 0 if there is none.
 func (s *Store) notedUpdates() uint64 {
-	raw, err := os.ReadFile(s.path(updatesName))
+	raw, err := os.ReadFile(s.Path(updatesName))
 	if err != nil || len(raw) != 21 {
 		return 0
 	}

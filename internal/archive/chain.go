@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -82,7 +83,7 @@ func chainOf(config v1.Image, sizes map[digest.Digest]int64) ([]layerdb.Layer, e
 			if !ok {
 				return nil, fmt.Errorf("the image's layer %s is missing", l.DiffID)
 			}
-			l.Size, l.ChainID = size, layerdb.ChainID(below.ChainID, l.DiffID)
+			l.Size, l.ChainID = size, layout.ChainID(below.ChainID, l.DiffID)
 		}
 		if err := l.Seal(); err != nil {
 			return nil, err

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
-	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // fewFiles is up to how many files a layer is synced file by file. syncfs(2) is far
@@ -21,7 +21,7 @@ func DiffDir(layerDir string) string { return filepath.Join(layerDir, diffName) 
 
 // SyncLayer makes the layer in a stage durable, but for the name of the stage. Nothing
 // may be written to it after.
-func SyncLayer(stage *layerdb.Stage) error {
+func SyncLayer(stage *layout.Stage) error {
 	dir, err := at.OpenRoot(stage.Path())
 	if err != nil {
 		return fmt.Errorf("sync layer: %w", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -40,16 +41,16 @@ type Intake struct {
 	opt   UnpackOptions
 
 	mu     sync.Mutex
-	held   []*layerdb.Held                  // guarded by mu
-	stages map[digest.Digest]*layerdb.Stage // guarded by mu; layers not in the store yet
-	sizes  map[digest.Digest]int64          // guarded by mu; of the files of every layer that is known
+	held   []*layerdb.Held                 // guarded by mu
+	stages map[digest.Digest]*layout.Stage // guarded by mu; layers not in the store yet
+	sizes  map[digest.Digest]int64         // guarded by mu; of the files of every layer that is known
 }
 
 // NewIntake begins to bring images into the store. opt bounds each layer. Close
 // must be called.
 func NewIntake(store *layerdb.Store, opt UnpackOptions) *Intake {
 	opt.AllowNoEnd = true // digests are checked
-	return &Intake{store: store, opt: opt, stages: map[digest.Digest]*layerdb.Stage{}, sizes: map[digest.Digest]int64{}}
+	return &Intake{store: store, opt: opt, stages: map[digest.Digest]*layout.Stage{}, sizes: map[digest.Digest]int64{}}
 }
 
 // Missing returns which of the layers, given by their diff IDs, have to be taken,
@@ -109,7 +110,7 @@ func (in *Intake) has(id digest.Digest) bool {
 }
 
 // keep takes a stage, unless another goroutine brought the same layer.
-func (in *Intake) keep(id digest.Digest, stage *layerdb.Stage, size int64) error {
+func (in *Intake) keep(id digest.Digest, stage *layout.Stage, size int64) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.sizes == nil {

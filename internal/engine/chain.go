@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
-	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -50,7 +50,7 @@ func (e *Engine) chainWith(names []string, staged map[digest.Digest]string) (cha
 	}
 	for _, name := range slices.Backward(names) {
 		c.below = c.index
-		c.index = layerdb.ChainID(c.index, digest.Digest(name))
+		c.index = layout.ChainID(c.index, digest.Digest(name))
 	}
 	return c, nil
 }

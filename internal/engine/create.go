@@ -19,6 +19,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -220,7 +221,7 @@ func (e *Engine) createBy(
 }
 
 // stageContainer makes the directories of a container.
-func (e *Engine) stageContainer() (*layerdb.Stage, error) {
+func (e *Engine) stageContainer() (*layout.Stage, error) {
 	stage, err := e.store.Stage("container")
 	if err != nil {
 		return nil, err
@@ -236,7 +237,7 @@ func (e *Engine) stageContainer() (*layerdb.Stage, error) {
 	return stage, nil
 }
 
-func writeSpec(stage *layerdb.Stage, spec *Spec) error {
+func writeSpec(stage *layout.Stage, spec *Spec) error {
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("write the container's configuration: %w", err)

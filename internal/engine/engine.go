@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 )
@@ -66,7 +67,7 @@ func (e *Engine) updateFew(fn func(*layerdb.Tx) error) error {
 }
 
 func (e *Engine) finish(err error) error {
-	if !errors.Is(err, layerdb.ErrLeftover) {
+	if !errors.Is(err, layout.ErrLeftover) {
 		return err
 	}
 	plan, planErr := runner.PlanUserns()

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -59,7 +60,7 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 
 // unpack reads a layer into a new stage. The stage is the caller's to discard if
 // there is no error.
-func (e *Engine) unpack(r io.Reader) (*layerdb.Stage, archive.Unpacked, error) {
+func (e *Engine) unpack(r io.Reader) (*layout.Stage, archive.Unpacked, error) {
 	if err := e.Sweep(); err != nil {
 		return nil, archive.Unpacked{}, err
 	}
@@ -91,10 +92,10 @@ func optionalTag(name string) (string, error) {
 // the lowest), whose chain is below, by the names of its layers, top first. It records the
 // layer and the image of config with it on top, under ref unless that is "", and makes the
 // index of the chain. It returns the image's ID.
-func (e *Engine) addImage(stage *layerdb.Stage, layer layerdb.Layer, config imageConfig, parent *layerdb.Layer, below []string, ref string) (string, error) {
+func (e *Engine) addImage(stage *layout.Stage, layer layerdb.Layer, config imageConfig, parent *layerdb.Layer, below []string, ref string) (string, error) {
 	layer.ChainID = layer.DiffID
 	if parent != nil {
-		layer.Parent, layer.ChainID = parent.ID, layerdb.ChainID(parent.ChainID, layer.DiffID)
+		layer.Parent, layer.ChainID = parent.ID, layout.ChainID(parent.ChainID, layer.DiffID)
 	}
 	if err := layer.Seal(); err != nil {
 		return "", err

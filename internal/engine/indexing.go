@@ -7,7 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -30,7 +30,7 @@ func (e *Engine) Index(names []string) error {
 type indexing struct {
 	engine *Engine
 	done   chan struct{} // closed when all are made; nil if they were made at once
-	stage  *layerdb.Stage
+	stage  *layout.Stage
 	ready  []digest.Digest // chain IDs, each the file of its place in the stage
 	left   [][]string      // chains whose layers were moved before they were looked at
 }

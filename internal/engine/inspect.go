@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -474,7 +475,7 @@ func (e *Engine) indexFile(names []string) string {
 		if name == hostLayer {
 			return ""
 		}
-		chainID = layerdb.ChainID(chainID, digest.Digest(name))
+		chainID = layout.ChainID(chainID, digest.Digest(name))
 	}
 	if chainID == "" || !isFile(e.store.ChainFile(chainID)) {
 		return ""

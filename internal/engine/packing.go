@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/varvefs/varve/internal/archive"
-	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -22,7 +22,7 @@ type packing struct {
 
 // pack copies the upper into a new stage, without what the layers below have already.
 // The stage is the caller's to discard if there is no error.
-func (p *packing) pack() (*layerdb.Stage, archive.Unpacked, error) {
+func (p *packing) pack() (*layout.Stage, archive.Unpacked, error) {
 	if err := p.engine.Sweep(); err != nil {
 		return nil, archive.Unpacked{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/internal/registry"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -115,8 +116,8 @@ func tagsOf(tx *layerdb.Tx, repository string) ([]string, error) {
 type pusher struct {
 	engine   *Engine
 	repo     *registry.Repository
-	stage    *layerdb.Stage // of compressed layers on their way
-	held     *layerdb.Held  // the layers, so that no rmi takes them meanwhile
+	stage    *layout.Stage // of compressed layers on their way
+	held     *layerdb.Held // the layers, so that no rmi takes them meanwhile
 	origins  map[digest.Digest][]layerdb.Origin
 	forms    map[digest.Digest]v1.Descriptor // of the layers that are there, by diff ID
 	progress Progress

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/internal/registry"
 	"github.com/varvefs/varve/internal/testenv"
 	"github.com/varvefs/varve/layerdb"
@@ -165,7 +166,7 @@ func TestPull(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{r.name + ":1"}, inspect.(*ImageInspect).RepoTags)
 	require.Equal(t, []string{r.name + "@" + d.String()}, inspect.(*ImageInspect).RepoDigests)
-	chain := layerdb.ChainID(layers[0].diffID, layers[1].diffID)
+	chain := layout.ChainID(layers[0].diffID, layers[1].diffID)
 	require.FileExists(t, e.store.ChainFile(chain), "the index is made with the image")
 	left, err := os.ReadDir(filepath.Join(e.Root(), "tmp"))
 	require.NoError(t, err)

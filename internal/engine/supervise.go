@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/internal/stage"
-	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -42,9 +42,9 @@ type supervisor struct {
 	log       *logFile
 	out       [2]*outflow // by stream
 	door      *controlSocket
-	awaits    bool           // the word that the container is recorded
-	trash     *layerdb.Stage // the files of a container that is removed
-	passed    *os.File       // stdin of the one who started the container, if it is the program's
+	awaits    bool          // the word that the container is recorded
+	trash     *layout.Stage // the files of a container that is removed
+	passed    *os.File      // stdin of the one who started the container, if it is the program's
 
 	mounted chan struct{} // closed when the view is there
 
