@@ -24,6 +24,8 @@ type Mount struct {
 	Source   string // absolute path on the host; has to exist
 	Target   string // absolute path in the container; made where it is missing
 	ReadOnly bool   // also all that is mounted below Source
+	// NonRecursive leaves out what is mounted below Source.
+	NonRecursive bool
 	// Cover puts it over the name itself, and never where a link of that name leads. Where
 	// the name is missing it is made without a change of the directory's times.
 	Cover bool
@@ -99,7 +101,7 @@ type Config struct {
 
 	// ReadOnly is whether the root itself can not be written; mounts on it can.
 	ReadOnly bool
-	// ShmSize is how many bytes /dev/shm holds; 0 is docker's 64 MiB.
+	// ShmSize is how many bytes /dev/shm holds; 0 is [DefaultShmSize].
 	ShmSize int64
 	Tmpfs   []Tmpfs
 	// OOMScoreAdj is how gladly the kernel kills the program for want of memory,
@@ -117,6 +119,8 @@ type Config struct {
 	// Privileged leaves /proc and /sys as the kernel makes them, shows all devices, and lets
 	// the program open device nodes that it makes.
 	Privileged bool
+	// Unmasked leaves /proc as the kernel makes it, and what of /sys is hidden otherwise.
+	Unmasked bool
 	// Devices of the host.
 	Devices []Device
 	// NoNewPrivileges keeps set-user-ID programs from giving any.
@@ -147,14 +151,14 @@ var ErrNotFound = errors.New("not found")
 var ErrNotExecutable = errors.New("not executable")
 
 func (c *Config) check() error {
-	if len(c.Args) == 0 || c.Args[0] == "" {
+	if len(c.Args) == 0 {
 		return errors.New("no command specified")
 	}
 	if !path.IsAbs(c.Root) {
 		return fmt.Errorf("the root %q is not an absolute path", c.Root)
 	}
 	if c.Cwd != "" && !path.IsAbs(c.Cwd) {
-		return fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", c.Cwd)
+		return fmt.Errorf("the working directory '%s' is invalid, it needs to be an absolute path", c.Cwd)
 	}
 	for _, s := range slices.Concat(c.Args, c.Env) {
 		if strings.IndexByte(s, 0) >= 0 {

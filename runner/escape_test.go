@@ -170,7 +170,7 @@ func TestHostMountsAreNotToBeSeen(t *testing.T) {
 	needRoot(t)
 	text, _ := output(t, withMounts(sh(busyboxRoot(t), "cut -d' ' -f5 /proc/self/mountinfo | sort"),
 		Mount{Source: t.TempDir(), Target: "/data"}))
-	allowed := append(append(maskedPaths(), readOnlyPaths()...), "/", "/data",
+	allowed := append(append(MaskedPaths(), ReadOnlyPaths()...), "/", "/data",
 		"/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue")
 	for name := range strings.FieldsSeq(text) {
 		if inUserns(t) && strings.HasPrefix(name, "/sys/") || slices.Contains(deviceNames(), name) {

@@ -155,7 +155,7 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 		return err
 	}
 	defer func() { _ = unix.Close(dev) }() // the mount is attached
-	if !o.Privileged {
+	if !o.Privileged && !o.Unmasked {
 		if err = maskKernel(root, dev); err != nil {
 			return err
 		}

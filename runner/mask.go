@@ -9,15 +9,16 @@ import (
 	"github.com/varvefs/varve/internal/at"
 )
 
-// The lists are docker's (moby, oci/defaults.go): what tells about the host, or
-// changes it, though the program is in namespaces.
-func maskedPaths() []string {
+// MaskedPaths are hidden from a container: what tells about the host, though the program
+// is in namespaces. The list is docker's (moby, oci/defaults.go).
+func MaskedPaths() []string {
 	return []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 		"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 		"/sys/devices/virtual/powercap", "/sys/firmware"}
 }
 
-func readOnlyPaths() []string {
+// ReadOnlyPaths can not be written in a container, as they would change the host.
+func ReadOnlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
@@ -25,12 +26,12 @@ func readOnlyPaths() []string {
 // only thing at /proc and /sys is the kernel's, so all paths are the kernel's;
 // what hides them is the /dev/null of our own /dev (CVE-2025-31133).
 func maskKernel(root, dev int) error {
-	for _, name := range maskedPaths() {
+	for _, name := range MaskedPaths() {
 		if err := onPath(root, name, func(fd int) error { return mask(fd, dev) }); err != nil {
 			return fmt.Errorf("hide %s: %w", name, err)
 		}
 	}
-	for _, name := range readOnlyPaths() {
+	for _, name := range ReadOnlyPaths() {
 		if err := onPath(root, name, makeReadOnly); err != nil {
 			return fmt.Errorf("make %s read-only: %w", name, err)
 		}

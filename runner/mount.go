@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,14 +43,18 @@ func setMountFlags(fd int, attrs uint64, flags uint) error {
 }
 
 // newMount makes a new instance of a file system, attached nowhere. options are
-// "key=value" or "flag", attrs MOUNT_ATTR_….
+// "key=value" or "flag", attrs MOUNT_ATTR_…. It is called as the file system, or as the
+// option "source" says.
 func newMount(fstype string, attrs int, options ...string) (int, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("mount %s: fsopen: %w", fstype, tooOld(err))
 	}
 	defer func() { _ = unix.Close(fs) }() // a context: the mount outlives it
-	for _, option := range append([]string{"source=" + fstype}, options...) {
+	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "source=") }) {
+		options = append([]string{"source=" + fstype}, options...)
+	}
+	for _, option := range options {
 		if key, value, has := strings.Cut(option, "="); has {
 			err = unix.FsconfigSetString(fs, key, value)
 		} else {

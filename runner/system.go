@@ -146,11 +146,15 @@ func makeDevice(dev int, d device, host map[string]int, bind bool) error {
 	return attach(mount, file)
 }
 
+// DefaultShmSize is docker's size of /dev/shm, in bytes.
+const DefaultShmSize int64 = 64 << 20
+
 func shmSize(cfg *Config) string {
-	if cfg.ShmSize > 0 {
-		return strconv.FormatInt(cfg.ShmSize, 10)
+	size := cfg.ShmSize
+	if size <= 0 {
+		size = DefaultShmSize
 	}
-	return "65536k"
+	return strconv.FormatInt(size, 10)
 }
 
 // mountInDev makes the three file systems below /dev, as docker has them.
@@ -166,7 +170,7 @@ func mountInDev(dev, hostShm int, cfg *Config) error {
 		options      []string
 	}{
 		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, pts},
-		{"shm", "tmpfs", tight, []string{"mode=1777", "size=" + shmSize(cfg)}},
+		{"shm", "tmpfs", tight, []string{"source=shm", "mode=1777", "size=" + shmSize(cfg)}},
 		{"mqueue", "mqueue", tight, nil},
 	} {
 		if m.name == "shm" && cfg.NoShm {

@@ -65,10 +65,16 @@ func (c *Config) identity(root int) (identity, error) {
 // findUser reads USER[:GROUP]. The sentences are docker's.
 func (c *Config) findUser(root int, who *identity) error {
 	name, group, hasGroup := strings.Cut(c.User, ":")
+	if name == "" {
+		name = "0"
+	}
 	home, found := "/", false
-	number, isNumber := parseID(name)
+	number, isNumber, err := parseName(name)
+	if err != nil {
+		return err
+	}
 	who.uid = number
-	err := eachLine(root, "/etc/passwd", 7, func(field []string) bool {
+	err = eachLine(root, "/etc/passwd", 7, func(field []string) bool {
 		uid, ok1 := parseID(field[2])
 		gid, ok2 := parseID(field[3])
 		if !ok1 || !ok2 || field[0] != name && !(isNumber && uid == number) {
@@ -110,11 +116,11 @@ func (who *identity) join(root int, name string) error {
 
 // findGroup finds a group by its name or number.
 func findGroup(root int, name string) (uint32, error) {
-	if gid, ok := parseID(name); ok {
-		return gid, nil
+	gid, found, err := parseName(name)
+	if found || err != nil {
+		return gid, err
 	}
-	gid, found := uint32(0), false
-	err := eachLine(root, "/etc/group", 4, func(field []string) bool {
+	err = eachLine(root, "/etc/group", 4, func(field []string) bool {
 		n, ok := parseID(field[2])
 		if ok && field[0] == name {
 			gid, found = n, true
@@ -125,6 +131,18 @@ func findGroup(root int, name string) (uint32, error) {
 		err = fmt.Errorf("unable to find group %s: no matching entries in group file", name)
 	}
 	return gid, err
+}
+
+// parseName is parseID of what may be a name, too. A number that can be no user and no
+// group is an error.
+func parseName(text string) (id uint32, isNumber bool, err error) {
+	if id, ok := parseID(text); ok {
+		return id, true, nil
+	}
+	if _, err := strconv.Atoi(text); err == nil || errors.Is(err, strconv.ErrRange) {
+		return 0, false, errors.New("uids and gids must be in range 0-2147483647")
+	}
+	return 0, false, nil
 }
 
 // parseID reads a number that is a user or a group; -1 is none.

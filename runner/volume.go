@@ -16,7 +16,11 @@ import (
 // openVolume opens the host's side of a volume with all that is mounted below
 // it. Read-only is set now, when nobody else can reach the mount.
 func openVolume(m Mount, noDevices bool) (int, error) {
-	fd, err := cloneMount(unix.AT_FDCWD, m.Source, unix.AT_RECURSIVE)
+	below := uint(unix.AT_RECURSIVE)
+	if m.NonRecursive {
+		below = 0
+	}
+	fd, err := cloneMount(unix.AT_FDCWD, m.Source, below)
 	if errors.Is(err, unix.ENOENT) {
 		return -1, fmt.Errorf("volume source path does not exist: %s", m.Source)
 	}
@@ -141,7 +145,7 @@ func (t Tmpfs) options() (attrs int, told []string, err error) {
 		case slices.Contains([]string{"size", "mode", "uid", "gid", "nr_inodes"}, key) && key != o:
 			told = append(told, o)
 		default:
-			return 0, nil, fmt.Errorf("invalid tmpfs option %q for %s", o, t.Target)
+			return 0, nil, fmt.Errorf("invalid tmpfs option [%q] for %s", o, t.Target)
 		}
 	}
 	return attrs, told, nil

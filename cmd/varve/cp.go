@@ -33,7 +33,7 @@ func (c *cli) cp() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&opt.Owners, "archive", "a", false, "keep the owners (default: root in the container, the caller outside)")
+	f.BoolVarP(&opt.Owners, "archive", "a", false, "keep the owners, or fail (default: kept in the container where they can be, the caller's outside)")
 	f.BoolVarP(&opt.Follow, "follow-link", "L", false, "copy what SRC_PATH, a symbolic link, leads to")
 	f.BoolVarP(&quiet, "quiet", "q", false, "do not say how much was copied (default: so if stdout is no terminal)")
 	return cmd

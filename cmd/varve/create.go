@@ -17,6 +17,8 @@ type creation struct {
 	cidfile    string
 	entrypoint string
 	timeout    int
+
+	envFiles, labelFiles []string
 }
 
 func (a *creation) flags(cmd *cobra.Command) {
@@ -27,14 +29,14 @@ func (a *creation) flags(cmd *cobra.Command) {
 	f.BoolVar(&opt.Remove, "rm", false, "remove the container when it ends")
 	f.BoolVar(&opt.Init, "init", false, "have a process 1 that hands signals on to the command, and waits for orphans")
 	f.StringVar(&opt.Name, "name", "", "name the container (default: one is made up)")
-	f.StringArrayVarP(&opt.Env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
-	f.StringArrayVar(&opt.EnvFiles, "env-file", nil, "set what the lines of this file say")
+	f.VarP(checkedList{&opt.Env, engine.CheckEnv}, "env", "e", "set NAME=VALUE, or pass on NAME")
+	f.StringArrayVar(&a.envFiles, "env-file", nil, "set what the lines of this file say")
 	f.StringVarP(&opt.Workdir, "workdir", "w", "", "start in this directory (default: the image's)")
 	f.StringArrayVarP(&opt.Volumes, "volume", "v", nil, "show a directory of the host inside, /DIR:/DIR[:ro]")
 	f.StringVar(&a.cidfile, "cidfile", "", "write the ID of the container to this file, which must not be there")
 	f.StringVar(&a.entrypoint, "entrypoint", "", "run this program in the place of the image's; the command is its arguments")
-	f.StringArrayVarP(&opt.Labels, "label", "l", nil, "give it the label NAME=VALUE")
-	f.StringArrayVar(&opt.LabelFiles, "label-file", nil, "give it the labels of the lines of this file")
+	f.VarP(checkedList{&opt.Labels, engine.CheckLabel}, "label", "l", "give it the label NAME=VALUE")
+	f.StringArrayVar(&a.labelFiles, "label-file", nil, "give it the labels of the lines of this file")
 	f.StringVar(&opt.StopSignal, "stop-signal", "", "the signal that stops it (default: the image's, or SIGTERM)")
 	f.IntVar(&a.timeout, "stop-timeout", 10, "seconds that it has to stop before it is killed; -1 is for ever")
 	f.StringVar(&opt.Restart, "restart", "no", "start it again when it ends: no, on-failure[:N], always, unless-stopped")
@@ -56,10 +58,27 @@ func (a *creation) read(cmd *cobra.Command, args []string) error {
 	if cmd.Flags().Changed("stop-timeout") {
 		a.opt.StopTimeout = &a.timeout
 	}
-	if err := a.want.check(); err != nil {
+	if err := errors.Join(a.want.check(), a.opt.Health.Check(), a.conflicts(), a.readFiles()); err != nil {
 		return usage(cmd, err)
 	}
 	return nil
+}
+
+// conflicts tells of flags that do not go together.
+func (a *creation) conflicts() error {
+	if a.opt.Remove && a.opt.Restart != "" && a.opt.Restart != "no" {
+		return errors.New("conflicting options: cannot specify both --restart and --rm")
+	}
+	return nil
+}
+
+// readFiles adds what the files say that flags name.
+func (a *creation) readFiles() (err error) {
+	if a.opt.Env, err = engine.AskedEnv(a.envFiles, a.opt.Env); err != nil {
+		return err
+	}
+	a.opt.Labels, err = engine.AskedLabels(a.labelFiles, a.opt.Labels)
+	return err
 }
 
 // cidFile is where the ID of a container is written to. Docker's rule is that it must
@@ -74,7 +93,10 @@ func openCID(name string) (cidFile, error) {
 	if errors.Is(err, os.ErrExist) {
 		return cidFile{}, fmt.Errorf("container ID file found, make sure the other container isn't running or delete %s", name)
 	}
-	return cidFile{f}, err
+	if err != nil {
+		return cidFile{}, fmt.Errorf("failed to create the container ID file: %w", err)
+	}
+	return cidFile{f}, nil
 }
 
 // finish writes the ID, or removes the file if there is none.

@@ -47,7 +47,7 @@ func (c *cli) exec() *cobra.Command {
 	f.BoolVarP(&interactive, "interactive", "i", false, "give the command this stdin")
 	f.BoolVarP(&opt.Terminal, "tty", "t", false, "give the command a terminal")
 	f.BoolVarP(&detach, "detach", "d", false, "do not wait for it")
-	f.StringArrayVarP(&env, "env", "e", nil, "set NAME=VALUE, or pass on NAME")
+	f.VarP(checkedList{&env, engine.CheckEnv}, "env", "e", "set NAME=VALUE, or pass on NAME")
 	f.StringArrayVar(&envFiles, "env-file", nil, "set what the lines of this file say")
 	f.StringVarP(&opt.Workdir, "workdir", "w", "", "start in this directory (default: the container's)")
 	f.StringVarP(&opt.User, "user", "u", "", "run as USER[:GROUP] (default: the container's)")

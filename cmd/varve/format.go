@@ -18,7 +18,7 @@ import (
 )
 
 // A list prints rows as docker does: as a table, by a Go template, or as JSON.
-// T is a struct of strings; the tag "title" of a field is its heading.
+// T is a struct whose exported fields are strings; the tag "title" of one is its heading.
 type list[T any] struct {
 	table  string // the template of the table, as in "{{.ID}}\t{{.Size}}"
 	format string // --format: "", "json", "table TEMPLATE" or TEMPLATE
@@ -77,6 +77,9 @@ func titles[T any]() T {
 	var row T
 	v := reflect.ValueOf(&row).Elem()
 	for i := range v.NumField() {
+		if !v.Type().Field(i).IsExported() {
+			continue
+		}
 		v.Field(i).SetString(v.Type().Field(i).Tag.Get("title"))
 	}
 	return row

@@ -57,13 +57,12 @@ func TestStatus(t *testing.T) {
 func TestPsRows(t *testing.T) {
 	c := engine.ContainerInfo{Container: layerdb.Container{
 		ID: "0123456789abcdef", Name: "n", ImageName: "i:1", Command: []string{"sh", "-c", `echo "a long line of text"`}}}
-	require.Empty(t, psRows([]engine.ContainerInfo{c}, false, false), "it does not run")
-	rows := psRows([]engine.ContainerInfo{c}, true, false)
+	rows := psRows([]engine.ContainerInfo{c}, false)
 	require.Equal(t, "0123456789ab", rows[0].ID)
-	require.Equal(t, `"sh -c echo \"a long …"`, rows[0].Command)
-	rows = psRows([]engine.ContainerInfo{c}, true, true)
+	require.Equal(t, `"sh -c 'echo \"a long…"`, rows[0].Command)
+	rows = psRows([]engine.ContainerInfo{c}, true)
 	require.Equal(t, c.ID, rows[0].ID)
-	require.Equal(t, `"sh -c echo \"a long line of text\""`, rows[0].Command)
+	require.Equal(t, `"sh -c 'echo \"a long line of text\"'"`, rows[0].Command)
 }
 
 func TestExitErrors(t *testing.T) {

@@ -21,6 +21,9 @@ func (c *cli) inspect() *cobra.Command {
 		Example: "  varve inspect -f '{{.State.Status}} {{.Upper}}' mine\n  varve inspect --type image mine:1",
 		Args:    rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := opt.Check(); err != nil {
+				return err
+			}
 			show := func(e *engine.Engine) error { return inspectAll(cmd, e, args, format, opt) }
 			if opt.Size {
 				return c.inside(show)
@@ -70,7 +73,7 @@ func inspectWriter(format string) (func(io.Writer, []any) error, error) {
 		}, nil
 	}
 	if format == "json" {
-		return printJSON[any], nil
+		return func(w io.Writer, list []any) error { return printJSON(w, []any{list}) }, nil // as docker
 	}
 	t, err := parseTemplate(unescape(format))
 	if err != nil {

@@ -1,11 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"math/big"
-	"strings"
-
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/varvefs/varve/internal/engine"
@@ -16,7 +11,7 @@ import (
 func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f := cmd.Flags()
 	f.VarP((*byteSize)(&want.Limits.Memory), "memory", "m", "give it this much memory at most, as in 512m")
-	f.Var((*byteSize)(&want.Limits.MemorySwap), "memory-swap", "give it this much memory and swap together at most, -1 for any swap (default: twice the memory)")
+	f.Var((*swapSize)(&want.Limits.MemorySwap), "memory-swap", "give it this much memory and swap together at most, -1 for any swap (default: twice the memory)")
 	f.Var((*cpus)(&want.Limits.NanoCPUs), "cpus", "give it the time of this many processors at most, as in 1.5")
 	f.Int64VarP(&want.Limits.CPUShares, "cpu-shares", "c", 0, "weigh it against others when all want the processors (default 1024)")
 	f.StringVar(&want.Limits.CPUSet, "cpuset-cpus", "", "run it on these processors only, as in 0-2,5")
@@ -24,7 +19,7 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringArrayVar(&want.CapAdd, "cap-add", nil, "give it this capability, or ALL")
 	f.StringArrayVar(&want.CapDrop, "cap-drop", nil, "take this capability from it, or ALL")
 	f.BoolVar(&want.Privileged, "privileged", false, "give it all capabilities and system calls, and the kernel's files to write")
-	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined or no-new-privileges; label=… and apparmor=… do nothing")
+	f.StringArrayVar(&want.SecurityOpt, "security-opt", nil, "seccomp=FILE, seccomp=unconfined, systempaths=unconfined or no-new-privileges; label=… and apparmor=… do nothing")
 	f.StringVarP(&want.User, "user", "u", "", "run as this user, NAME or ID, with :GROUP or not (default: the image's)")
 	f.StringArrayVar(&want.Groups, "group-add", nil, "be in this group, too")
 	f.Bool("help", false, "show this") // -h is docker's for another
@@ -32,55 +27,8 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringVar(&want.Network, "network", "", "host, this machine's network, or none (default host)")
 	f.BoolVar(&want.ReadOnly, "read-only", false, "let nothing be written but to volumes")
 	f.StringArrayVar(&want.Tmpfs, "tmpfs", nil, "mount memory on a directory, /DIR[:size=64m,mode=700,exec,…]")
-	f.StringArrayVar(&want.MountSpecs, "mount", nil, "type=bind,source=/DIR,target=/DIR[,readonly] or type=tmpfs,target=/DIR[,tmpfs-size=64m]")
+	f.Var(checkedList{&want.MountSpecs, engine.CheckMount}, "mount", "type=bind,source=/DIR,target=/DIR[,readonly] or type=tmpfs,target=/DIR[,tmpfs-size=64m]")
 	f.Var((*byteSize)(&want.ShmSize), "shm-size", "let /dev/shm hold this much (default 64m)")
 	f.IntVar(&want.OOMScoreAdj, "oom-score-adj", 0, "have the kernel kill it earlier (1000) or later (-1000) for want of memory")
-	f.StringArrayVar(&want.Ulimits, "ulimit", nil, "limit each of its processes, NAME=SOFT[:HARD], as in nofile=1024")
-}
-
-// byteSize is a flag for bytes, in docker's units of 1024.
-type byteSize int64
-
-func (b *byteSize) Type() string   { return "bytes" }
-func (b *byteSize) String() string { return "" }
-func (b *byteSize) Set(text string) error {
-	if text == "-1" {
-		*b = -1
-		return nil
-	}
-	n, err := units.RAMInBytes(text)
-	*b = byteSize(n)
-	return err
-}
-
-// cpus is a flag for processors, kept in billionths.
-type cpus int64
-
-func (c *cpus) Type() string   { return "decimal" }
-func (c *cpus) String() string { return "" }
-func (c *cpus) Set(text string) error {
-	value, ok := new(big.Rat).SetString(text)
-	if !ok || strings.ContainsAny(text, "/eE") {
-		return fmt.Errorf("failed to parse %q as a rational number", text)
-	}
-	nano := value.Mul(value, big.NewRat(1e9, 1))
-	if !nano.IsInt() || !nano.Num().IsInt64() {
-		return fmt.Errorf("value is too precise")
-	}
-	*c = cpus(nano.Num().Int64())
-	return nil
-}
-
-// count is a flag for a number, where -1 is any.
-type count int64
-
-func (c *count) Type() string   { return "int" }
-func (c *count) String() string { return "" }
-func (c *count) Set(text string) error {
-	var n int64
-	if _, err := fmt.Sscanf(text, "%d", &n); err != nil || fmt.Sprint(n) != text {
-		return fmt.Errorf("%q is not a number", text)
-	}
-	*c = count(max(n, 0))
-	return nil
+	f.Var(checkedList{&want.Ulimits, engine.CheckUlimit}, "ulimit", "limit each of its processes, NAME=SOFT[:HARD], as in nofile=1024")
 }

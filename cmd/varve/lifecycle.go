@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -38,7 +40,7 @@ func (c *cli) start() *cobra.Command {
 				}
 			}
 			if !attach && !interactive {
-				return each(cmd, args, func(name string) (string, error) { return name, startOne(e, name) })
+				return startEach(cmd, e, args)
 			}
 			if len(args) > 1 {
 				return errors.New("you cannot start and attach multiple containers at once")
@@ -60,6 +62,22 @@ func (c *cli) start() *cobra.Command {
 	f.StringArrayVarP(&filters, "filter", "f", nil, "of all those only: restart-policy=always, label=NAME, …, as of ps")
 	front.flags(cmd)
 	return cmd
+}
+
+// startEach starts containers in the background.
+func startEach(cmd *cobra.Command, e *engine.Engine, args []string) error {
+	var failed []string
+	err := each(cmd, args, func(name string) (string, error) {
+		if err := startOne(e, name); err != nil {
+			failed = append(failed, name)
+			return "", err
+		}
+		return name, nil
+	})
+	if err != nil {
+		return exitError{1, fmt.Errorf("failed to start containers: %s", strings.Join(failed, ", "))}
+	}
+	return nil
 }
 
 // checkAll refuses what does not go together with --all, and names without it.
@@ -190,7 +208,7 @@ func (c *cli) kill() *cobra.Command {
 		Example: "  varve kill -s HUP web",
 		Args:    rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sig, err := engine.ParseSignal(signal)
+			sig, err := engine.ParseSignal(cmp.Or(signal, "KILL"))
 			if err != nil {
 				return err
 			}

@@ -118,7 +118,7 @@ func (c *cli) verbs() map[string]func() *cobra.Command {
 		"run": c.run, "create": c.create, "start": c.start, "stop": c.stop, "restart": c.restart, "kill": c.kill,
 		"pause": c.pause, "unpause": c.unpause, "wait": c.wait, "exec": c.exec, "attach": c.attach, "logs": c.logs,
 		"cp": c.cp, "top": c.top, "stats": c.stats, "events": c.events, "info": c.info, "rename": c.rename, "ps": c.ps,
-		"rm": c.rm, "images": c.images, "diff": c.diff, "commit": c.commit, "history": c.history, "inspect": c.inspect,
+		"port": c.port, "rm": c.rm, "images": c.images, "diff": c.diff, "commit": c.commit, "history": c.history, "inspect": c.inspect,
 		"import": c.importVerb, "save": c.save, "load": c.load, "export": c.export, "pull": c.pull, "push": c.push,
 		"tag": c.tag, "rmi": c.rmi, "mount": c.mount, "check": c.check, "system": c.system, "doctor": c.doctor,
 		"version": c.version,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,19 +14,28 @@ import (
 	"github.com/varvefs/varve/internal/engine"
 )
 
-// psRow is one line of `varve ps`.
+// psRow is one line of `varve ps`. Its fields are in the order of docker's JSON.
 type psRow struct {
-	ID         string `title:"CONTAINER ID"`
-	Image      string `title:"IMAGE"`
-	Command    string `title:"COMMAND"`
-	RunningFor string `title:"CREATED"`
-	CreatedAt  string `title:"CREATED AT"`
-	Status     string `title:"STATUS"`
-	State      string `title:"STATE"`
-	Ports      string `title:"PORTS"`
-	Names      string `title:"NAMES"`
-	Size       string `title:"SIZE"`
+	Command      string `title:"COMMAND"`
+	CreatedAt    string `title:"CREATED AT"`
+	ID           string `title:"CONTAINER ID"`
+	Image        string `title:"IMAGE"`
+	Labels       string `title:"LABELS"`
+	LocalVolumes string `title:"LOCAL VOLUMES"`
+	Mounts       string `title:"MOUNTS"`
+	Names        string `title:"NAMES"`
+	Networks     string `title:"NETWORKS"`
+	Ports        string `title:"PORTS"`
+	RunningFor   string `title:"CREATED"`
+	Size         string `title:"SIZE"`
+	State        string `title:"STATE"`
+	Status       string `title:"STATUS"`
+
+	labels map[string]string
 }
+
+// Label is the value of a label, for templates.
+func (r psRow) Label(name string) string { return r.labels[name] }
 
 // psWish is what the flags of ps say.
 type psWish struct {
@@ -44,6 +54,7 @@ func (c *cli) ps() *cobra.Command {
 		Example: "  varve ps -a -f status=exited -f label=job\n  varve ps -q -l",
 		Args:    exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			w.size = w.size || strings.Contains(w.format, ".Size")
 			show := func(e *engine.Engine) error { return w.show(cmd, e) }
 			if w.size {
 				return c.inside(show)
@@ -58,7 +69,7 @@ func (c *cli) ps() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&w.all, "all", "a", false, "also those that do not run")
 	f.BoolVarP(&w.quiet, "quiet", "q", false, "only the IDs")
-	f.StringArrayVarP(&w.filters, "filter", "f", nil, "only those with id, name, label, status, exited, ancestor or health = VALUE")
+	f.StringArrayVarP(&w.filters, "filter", "f", nil, "only those with id, name, label, status, exited, ancestor, health, volume, network, before or since = VALUE")
 	f.IntVarP(&w.last, "last", "n", -1, "so many of those that were created last, running or not")
 	f.BoolVarP(&w.latest, "latest", "l", false, "the one that was created last, running or not")
 	f.BoolVarP(&w.size, "size", "s", false, "with the sizes of their files")
@@ -75,16 +86,24 @@ func (w psWish) show(cmd *cobra.Command, e *engine.Engine) error {
 	if w.latest {
 		w.last = 1
 	}
-	if w.last >= 0 {
+	if w.last > 0 {
 		list = list[:min(w.last, len(list))]
 	}
 	// Who asks for a state, or for the last, asks for those that do not run, too.
-	all := w.all || w.last >= 0 || slices.ContainsFunc(w.filters, func(f string) bool {
+	all := w.all || w.last > 0 || slices.ContainsFunc(w.filters, func(f string) bool {
 		return strings.HasPrefix(f, "status=") || strings.HasPrefix(f, "exited=")
 	})
-	rows := psRows(list, all, w.noTrunc)
+	if !all {
+		list = slices.DeleteFunc(list, func(c engine.ContainerInfo) bool { return !c.State.Up() })
+	}
+	rows := psRows(list, w.noTrunc)
+	if w.detailed() {
+		if err := addDetails(e, rows, list, w.noTrunc); err != nil {
+			return err
+		}
+	}
 	if w.size {
-		if rows, err = withSizes(e, rows, list); err != nil {
+		if err := addSizes(e, rows, list); err != nil {
 			return err
 		}
 	}
@@ -99,20 +118,45 @@ func (w psWish) show(cmd *cobra.Command, e *engine.Engine) error {
 	return l.print(cmd.OutOrStdout(), rows)
 }
 
-// withSizes fills in what the containers of the rows have on the disk.
-func withSizes(e *engine.Engine, rows []psRow, list []engine.ContainerInfo) ([]psRow, error) {
-	byName := map[string]engine.ContainerInfo{}
-	for _, c := range list {
-		byName[c.Name] = c
-	}
+// detailed tells whether more than the usual columns is asked for.
+func (w psWish) detailed() bool {
+	return strings.Contains(w.format, "json") || strings.Contains(w.format, ".Label") ||
+		strings.Contains(w.format, ".Mounts") || strings.Contains(w.format, ".Networks")
+}
+
+// addDetails fills in how the containers of the rows were made.
+func addDetails(e *engine.Engine, rows []psRow, list []engine.ContainerInfo, noTrunc bool) error {
 	for i := range rows {
-		own, all, err := e.SizeOf(byName[rows[i].Names])
+		d, err := e.Details(list[i])
 		if err != nil {
-			return nil, err
+			return err
+		}
+		rows[i].labels, rows[i].Networks = d.Labels, d.Network
+		var labels []string
+		for _, name := range slices.Sorted(maps.Keys(d.Labels)) {
+			labels = append(labels, name+"="+d.Labels[name])
+		}
+		rows[i].Labels = strings.Join(labels, ",")
+		if !noTrunc {
+			for k := range d.Mounts {
+				d.Mounts[k] = ellipsis(d.Mounts[k], 15)
+			}
+		}
+		rows[i].Mounts = strings.Join(d.Mounts, ",")
+	}
+	return nil
+}
+
+// addSizes fills in what the containers of the rows have on the disk.
+func addSizes(e *engine.Engine, rows []psRow, list []engine.ContainerInfo) error {
+	for i := range rows {
+		own, all, err := e.SizeOf(list[i])
+		if err != nil {
+			return err
 		}
 		rows[i].Size = fmt.Sprintf("%s (virtual %s)", size(own), size(all))
 	}
-	return rows, nil
+	return nil
 }
 
 func psList(format string) list[psRow] {
@@ -122,20 +166,28 @@ func psList(format string) list[psRow] {
 	}
 }
 
-func psRows(list []engine.ContainerInfo, all, noTrunc bool) []psRow {
+// shownCommand is a command as docker shows it, with quotes around what has blanks in it.
+func shownCommand(words []string) string {
+	list := slices.Clone(words)
+	for i := range list {
+		if i > 0 && strings.Contains(list[i], " ") {
+			list[i] = "'" + list[i] + "'"
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+func psRows(list []engine.ContainerInfo, noTrunc bool) []psRow {
 	var rows []psRow
 	for _, c := range list {
-		if !all && !c.State.Up() {
-			continue
-		}
-		command := strings.Join(c.Command, " ")
+		command := shownCommand(c.Command)
 		if !noTrunc {
 			command = ellipsis(command, 20)
 		}
 		rows = append(rows, psRow{
 			ID: shortID(c.ID, noTrunc), Image: c.ImageName, Command: strconv.Quote(command),
 			RunningFor: ago(c.Created), CreatedAt: stamp(c.Created),
-			Status: status(c.State), State: c.State.Word(), Names: c.Name,
+			Status: status(c.State), State: c.State.Word(), Names: c.Name, LocalVolumes: "0",
 		})
 	}
 	return rows

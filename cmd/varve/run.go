@@ -35,12 +35,10 @@ func (c *cli) run() *cobra.Command {
 				return usage(cmd, err)
 			}
 			if detach && len(streams) > 0 {
-				return usage(cmd, errors.New("conflicting options: -d and -a"))
+				return usage(cmd, errors.New("conflicting options: cannot specify both --attach and --detach"))
 			}
 			a.opt.Detached = detach
-			if err := front.choose(streams, a.opt.Stdin); err != nil {
-				return usage(cmd, err)
-			}
+			front.choose(streams, a.opt.Stdin)
 			code, err := c.runContainer(&a, front)
 			var start *engine.StartError
 			if errors.As(err, &start) {
@@ -56,27 +54,29 @@ func (c *cli) run() *cobra.Command {
 	a.flags(cmd)
 	f := cmd.Flags()
 	f.BoolVarP(&detach, "detach", "d", false, "run in the background and print the ID of the container")
-	f.StringArrayVarP(&streams, "attach", "a", nil, "connect only stdin, stdout or stderr")
+	f.VarP(checkedList{&streams, checkStream}, "attach", "a", "connect only stdin, stdout or stderr")
 	front.flags(cmd)
 	return cmd
 }
 
-// choose reads -a. Without it stdout and stderr are connected, and stdin if it is
-// asked for.
-func (f *foreground) choose(streams []string, interactive bool) error {
-	f.stdin, f.stdout, f.stderr = interactive, true, true
-	if len(streams) == 0 {
+// checkStream is docker's rule for -a.
+func checkStream(name string) error {
+	if slices.Contains([]string{"stdin", "stdout", "stderr"}, strings.ToLower(name)) {
 		return nil
 	}
-	for i, name := range streams {
-		streams[i] = strings.ToLower(name)
-		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, streams[i]) {
-			return fmt.Errorf("invalid argument %q for -a: valid streams are STDIN, STDOUT and STDERR", name)
-		}
+	return errors.New("valid streams are STDIN, STDOUT and STDERR")
+}
+
+// choose takes the streams of -a. Without it stdout and stderr are connected, and stdin
+// if it is asked for.
+func (f *foreground) choose(streams []string, interactive bool) {
+	f.stdin, f.stdout, f.stderr = interactive, true, true
+	if len(streams) == 0 {
+		return
 	}
-	f.stdin = interactive && slices.Contains(streams, "stdin")
-	f.stdout, f.stderr = slices.Contains(streams, "stdout"), slices.Contains(streams, "stderr")
-	return nil
+	asked := strings.ToLower(strings.Join(streams, " "))
+	f.stdin = interactive && strings.Contains(asked, "stdin")
+	f.stdout, f.stderr = strings.Contains(asked, "stdout"), strings.Contains(asked, "stderr")
 }
 
 // runContainer runs a container with this terminal, or these pipes, around it, or in

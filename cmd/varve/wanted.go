@@ -25,7 +25,7 @@ func (w *wanted) check() error {
 	case "missing", "always", "never":
 		return nil
 	}
-	return fmt.Errorf("invalid --pull %q: use missing, always or never", w.pull)
+	return fmt.Errorf(`invalid pull option: '%s': must be one of "always", "missing" or "never"`, w.pull)
 }
 
 // withImage calls fn, which needs the image. It fetches the image first if that is
@@ -39,10 +39,17 @@ func (c *cli) withImage(e *engine.Engine, image string, want wanted, fn func() e
 		return fn()
 	}
 	err := fn()
-	if want.pull == "never" || !engine.IsNoSuchImage(err) {
+	if !engine.IsNoSuchImage(err) {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", image)
+	full, bad := engine.FullName(image)
+	if bad != nil {
+		return bad
+	}
+	if want.pull == "never" {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", full)
 	if pullErr := c.fetch(e, image, want); pullErr != nil {
 		return fmt.Errorf("%w\n%w", err, pullErr)
 	}

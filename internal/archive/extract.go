@@ -19,8 +19,6 @@ type Owner int
 const (
 	// Own leaves them to who makes them.
 	Own Owner = iota
-	// Rooted gives them to 0:0.
-	Rooted
 	// Kept gives them to whom the archive says; an id that there is none of in this user
 	// namespace is an error.
 	Kept
@@ -347,11 +345,8 @@ func (x *extractor) takes(attr string) bool {
 // chown gives an open file, also one that is open as a path only, its owner.
 func (x *extractor) chown(fd int, a *attrs) error {
 	uid, gid := a.uid, a.gid
-	switch x.opt.Owner {
-	case Own:
+	if x.opt.Owner == Own {
 		return nil
-	case Rooted:
-		uid, gid = 0, 0
 	}
 	var st unix.Stat_t
 	if err := at.Stat(fd, "", &st); err != nil {

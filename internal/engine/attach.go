@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/varvefs/varve/layerdb"
 )
@@ -65,10 +66,15 @@ func (e *Engine) Rename(name, newName string) error {
 	if err := checkName(newName); err != nil {
 		return err
 	}
+	newName = strings.TrimPrefix(newName, "/")
 	var c layerdb.Container
 	err := e.update(func(tx *layerdb.Tx) (err error) {
 		if c, err = tx.FindContainer(name); err != nil {
 			return err
+		}
+		if c.Name == newName {
+			//lint:ignore ST1005 docker's words
+			return errors.New("Renaming a container with the same name as its current name")
 		}
 		return tx.RenameContainer(c.ID, newName)
 	})

@@ -16,8 +16,10 @@ import (
 
 // CopyOptions say how files are copied. The zero value works.
 type CopyOptions struct {
-	// Owners keeps them; else files in a container are root's, and files on this machine
-	// the caller's. Outside of a container they are kept as far as the caller may.
+	// Owners keeps them, on this machine as far as the caller may, and that one can not be
+	// had in the container is an error. Without it the files in a container have their
+	// numbers all the same, where there are such ids, as dockerd does it, and what comes out
+	// is the caller's.
 	Owners bool
 	// Follow copies what the source, a symbolic link, leads to.
 	Follow bool

@@ -132,12 +132,8 @@ func (j jail) write(o copyOrder, stream io.Reader, single bool) (*copyReply, err
 		return refusal(err)
 	}
 	defer func() { _ = unix.Close(dir) }() // only read
-	opt := archive.ExtractOptions{Under: under, Owner: archive.Rooted, Trusted: true, LeaveDirs: !o.Source.Archive}
-	switch {
-	case !o.Owners && !o.Source.Archive:
-	case single:
-		opt.Owner = archive.Attempted
-	default:
+	opt := archive.ExtractOptions{Under: under, Owner: archive.Attempted, Trusted: true, LeaveDirs: !o.Source.Archive}
+	if !single && (o.Owners || o.Source.Archive) {
 		opt.Owner = archive.Kept
 	}
 	// Links on the way are the container's own, and so is all that they can lead to.

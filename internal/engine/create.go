@@ -28,7 +28,7 @@ type CreateOptions struct {
 	Image    string
 	Args     []string // the command; empty for the image's own
 	Name     string   // "" for one that is made up
-	Env      []string // NAME=value, or NAME for the caller's own value
+	Env      []string // NAME=value; [AskedEnv] makes it of what flags say
 	Workdir  string   // absolute; "" for the image's own
 	Volumes  []string // SOURCE:TARGET[:ro|rw]
 	Stdin    bool
@@ -39,9 +39,7 @@ type CreateOptions struct {
 	Detached bool // stdin stays open when whoever is attached goes
 
 	Entrypoint  *string  // nil for the image's own, "" for none
-	EnvFiles    []string // files of NAME=value lines, before Env
-	Labels      []string // NAME=value
-	LabelFiles  []string // files of such lines, before Labels
+	Labels      []string // NAME or NAME=value, the later before the earlier; see [AskedLabels]
 	StopSignal  string   // "" for the image's own, or SIGTERM
 	StopTimeout *int     // seconds; nil for 10
 	Restart     string   // no, on-failure[:n], always, unless-stopped; "" is no
@@ -57,10 +55,11 @@ func newID() string {
 	return hex.EncodeToString(raw[:])
 }
 
-// checkName refuses a container name that docker refuses.
+// checkName refuses a container name that docker refuses. A slash before it is how the
+// API writes names, and no part of it.
 func checkName(name string) error {
 	const rule = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
-	if name == "" || regexp.MustCompile("^"+rule+"+$").MatchString(name) {
+	if name == "" || regexp.MustCompile("^/?"+rule+"+$").MatchString(name) {
 		return nil
 	}
 	return fmt.Errorf("invalid container name (%s), only %s are allowed", name, rule)
@@ -68,7 +67,7 @@ func checkName(name string) error {
 
 // newSpec is what can be said of a container before its image is looked at.
 func newSpec(opt CreateOptions) (s Spec, err error) {
-	if err := errors.Join(checkName(opt.Name), opt.Health.check()); err != nil {
+	if err := errors.Join(checkName(opt.Name), opt.Health.Check()); err != nil {
 		return Spec{}, err
 	}
 	s = Spec{
@@ -82,6 +81,7 @@ func newSpec(opt CreateOptions) (s Spec, err error) {
 	if opt.Remove && s.Restart.Name != "" {
 		return Spec{}, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
+	s.Detached = opt.Detached
 	if opt.StopSignal != "" {
 		if _, err := ParseSignal(opt.StopSignal); err != nil {
 			return Spec{}, err
@@ -93,8 +93,10 @@ func newSpec(opt CreateOptions) (s Spec, err error) {
 	if s.Sandbox, err = opt.sandbox(); err != nil {
 		return Spec{}, err
 	}
-	s.Mounts, err = parseVolumes(opt.Volumes)
-	return s, err
+	if s.Mounts, err = parseVolumes(opt.Volumes); err != nil {
+		return Spec{}, err
+	}
+	return s, checkTargets(s.allMounts(), slices.Concat(s.Sandbox.Tmpfs, s.Sandbox.TmpfsMounts))
 }
 
 // parseRestart reads --restart.
@@ -113,14 +115,21 @@ func parseRestart(text string) (p RestartPolicy, err error) {
 		if !has {
 			return RestartPolicy{Name: name}, nil
 		}
-		if p.Max, err = strconv.Atoi(count); err == nil && p.Max >= 0 {
-			return RestartPolicy{name, p.Max}, nil
+		if count == "" {
+			return RestartPolicy{Name: name}, nil
 		}
-		return p, fmt.Errorf("invalid restart policy format: %q: maximum retry count must be an integer that is not negative", text)
+		p.Max, err = strconv.Atoi(count)
+		switch {
+		case err != nil:
+			return p, errors.New("invalid restart policy format: maximum retry count must be an integer")
+		case p.Max < 0:
+			return p, errors.New("maximum retry count cannot be negative")
+		}
+		return RestartPolicy{name, p.Max}, nil
 	default:
-		return p, fmt.Errorf("invalid restart policy: unknown policy '%s'; use one of no, on-failure[:N], always or unless-stopped", name)
+		return p, fmt.Errorf("invalid restart policy '%s': use one of no, on-failure[:N], always or unless-stopped", name)
 	}
-	return p, fmt.Errorf("invalid restart policy: maximum retry count can only be used with 'on-failure': %q", text)
+	return p, fmt.Errorf("maximum retry count cannot be used with restart policy '%s'", name)
 }
 
 // What a log is kept to if nothing is said: docker's driver "local" has the same.
@@ -141,7 +150,10 @@ func parseLog(opt CreateOptions) (LogOptions, error) {
 		}
 	}
 	if l.Driver != logJSON && l.Driver != logNone {
-		return l, fmt.Errorf("unknown log driver %q: there are %s and %s", l.Driver, logJSON, logNone)
+		return l, fmt.Errorf("error looking up logging plugin %s: plugin %q not found: there are %s and %s", l.Driver, l.Driver, logJSON, logNone)
+	}
+	if opt.LogDriver == logNone && len(opt.LogOpts) > 0 {
+		return l, errors.New("invalid logging opts for driver none")
 	}
 	for _, text := range opt.LogOpts {
 		name, value, _ := strings.Cut(text, "=")
@@ -151,13 +163,13 @@ func parseLog(opt CreateOptions) (LogOptions, error) {
 			l.MaxSize, err = units.RAMInBytes(value)
 		case "max-file":
 			if l.MaxFiles, err = strconv.Atoi(value); err == nil && l.MaxFiles < 1 {
-				err = errors.New("it is at least 1")
+				err = errors.New("max-file cannot be less than 1")
 			}
 		default:
-			err = errors.New("there are max-size and max-file")
+			return l, fmt.Errorf("unknown log opt '%s' for json-file log driver: there are max-size and max-file", name)
 		}
 		if err != nil {
-			return l, fmt.Errorf("invalid log option %q: %w", text, err)
+			return l, fmt.Errorf("failed to initialize logging driver: %w", err)
 		}
 	}
 	return l, nil
@@ -256,7 +268,7 @@ func writeSpec(stage *layout.Stage, spec *Spec) error {
 // returns.
 func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *Spec) (string, error) {
 	c := layerdb.Container{
-		ID: spec.ID, Name: opt.Name, ImageID: image.ID, ImageName: opt.Image, Top: image.Top,
+		ID: spec.ID, Name: strings.TrimPrefix(opt.Name, "/"), ImageID: image.ID, ImageName: opt.Image, Top: image.Top,
 		Created: time.Now().UTC(), Command: spec.Args,
 	}
 	if c.Name != "" {
@@ -321,13 +333,9 @@ func (s *Spec) fillProcess(opt CreateOptions) error {
 		s.Cwd = "/"
 	}
 	if !filepath.IsAbs(s.Cwd) {
-		return fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", s.Cwd)
+		return fmt.Errorf("the working directory '%s' is invalid, it needs to be an absolute path", s.Cwd)
 	}
-	asked, err := AskedEnv(opt.EnvFiles, opt.Env)
-	if err != nil {
-		return err
-	}
-	s.Config.Env = mergeEnv(s.Config.Env, asked)
+	s.Config.Env = mergeEnv(s.Config.Env, opt.Env)
 	s.Env = mergeEnv([]string{defaultPath, "HOSTNAME=" + s.Hostname}, s.Config.Env, []string{"HOME=" + home(s.Config.Env)})
 	if opt.Terminal {
 		s.Env = mergeEnv([]string{"TERM=xterm"}, s.Env)
@@ -348,79 +356,17 @@ func home(env []string) string {
 	return "/root"
 }
 
-// callersEnv reads -e: a NAME alone takes the caller's value, or is left out if
-// the caller has none.
-func callersEnv(asked []string) ([]string, error) {
-	var env []string
-	for _, e := range asked {
-		name, _, has := strings.Cut(e, "=")
-		if name == "" {
-			return nil, fmt.Errorf("invalid environment variable: %q", e)
-		}
-		if !has {
-			value, ok := os.LookupEnv(name)
-			if !ok {
-				continue
-			}
-			e = name + "=" + value
-		}
-		env = append(env, e)
-	}
-	return env, nil
-}
-
-// AskedEnv is what --env-file and -e ask for together.
-func AskedEnv(files, asked []string) ([]string, error) {
-	var env []string
-	for _, name := range files {
-		lines, err := readLines(name)
-		if err != nil {
-			return nil, err
-		}
-		if lines, err = callersEnv(lines); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		env = append(env, lines...)
-	}
-	asked, err := callersEnv(asked)
-	return mergeEnv(env, asked), err
-}
-
-// readLines returns the lines of a file that are neither empty nor comments.
-func readLines(name string) ([]string, error) {
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for line := range strings.Lines(string(raw)) {
-		line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
-		if line != "" && line[0] != '#' {
-			list = append(list, line)
-		}
-	}
-	return list, nil
-}
-
 // fillLabels adds the labels that were asked for to the image's.
 func (s *Spec) fillLabels(opt CreateOptions) error {
-	var asked []string
-	for _, name := range opt.LabelFiles {
-		lines, err := readLines(name)
-		if err != nil {
-			return err
-		}
-		asked = append(asked, lines...)
-	}
 	labels := maps.Clone(s.Config.Labels)
-	for _, text := range append(asked, opt.Labels...) {
-		name, value, _ := strings.Cut(text, "=")
-		if name == "" {
-			return fmt.Errorf("invalid label %q: it needs a name", text)
+	for _, text := range opt.Labels {
+		if err := CheckLabel(text); err != nil {
+			return err
 		}
 		if labels == nil {
 			labels = map[string]string{}
 		}
+		name, value, _ := strings.Cut(text, "=")
 		labels[name] = value
 	}
 	s.Config.Labels = labels

@@ -21,15 +21,6 @@ func TestMergeEnv(t *testing.T) {
 	require.Empty(t, mergeEnv())
 }
 
-func TestCallersEnv(t *testing.T) {
-	t.Setenv("HERE", "yes")
-	env, err := callersEnv([]string{"A=b=c", "HERE", "NOT_HERE", "EMPTY="})
-	require.NoError(t, err)
-	require.Equal(t, []string{"A=b=c", "HERE=yes", "EMPTY="}, env)
-	_, err = callersEnv([]string{"=x"})
-	require.Error(t, err)
-}
-
 func TestParseVolume(t *testing.T) {
 	for text, want := range map[string]runner.Mount{
 		"/a:/b":          {Source: "/a", Target: "/b"},

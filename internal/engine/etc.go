@@ -116,7 +116,7 @@ func (s *supervisor) dressEtc(cfg *runner.Config) error {
 		}
 		made[name] = when
 		cfg.Mounts = append(cfg.Mounts, runner.Mount{
-			Source: s.engine.etcFile(s.spec.ID, name), Target: target, Cover: true,
+			Source: s.engine.etcFile(s.spec.ID, name), Target: target, ReadOnly: s.spec.Sandbox.ReadOnly, Cover: true,
 		})
 	}
 	s.mu.Lock()

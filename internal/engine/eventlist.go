@@ -174,7 +174,7 @@ func (l *eventList) wanted(ev *Event) bool {
 			fits = func(v string) bool { return v == word || v == ev.Action }
 		case "container":
 			fits = func(v string) bool {
-				return ev.Type == ofContainer && (v == name || v != "" && strings.HasPrefix(ev.ID, v))
+				return ev.Type == ofContainer && v != "" && (strings.HasPrefix(name, v) || strings.HasPrefix(ev.ID, v))
 			}
 		case "image":
 			fits = func(v string) bool {

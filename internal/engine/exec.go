@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,7 @@ type execution struct {
 // ended: the session is as that of Run, but the program's.
 func (e *Engine) Exec(name string, opt ExecOptions, attach *AttachOptions) (*Session, error) {
 	if opt.Workdir != "" && !filepath.IsAbs(opt.Workdir) {
-		return nil, fmt.Errorf("the working directory %q is invalid, it needs to be an absolute path", opt.Workdir)
+		return nil, &StartError{codeNotExecutable, fmt.Sprintf("the working directory '%s' is invalid, it needs to be an absolute path", opt.Workdir)}
 	}
 	c, state, err := e.findState(name)
 	if err != nil {
@@ -55,7 +56,7 @@ func (e *Engine) Exec(name string, opt ExecOptions, attach *AttachOptions) (*Ses
 		return nil, fmt.Errorf("Container %s is restarting, wait until the container is running", c.ID)
 	case state.Paused():
 		//lint:ignore ST1005 docker's words
-		return nil, fmt.Errorf("Container %s is paused, unpause the container before exec", c.ID)
+		return nil, fmt.Errorf("Container %s is paused, unpause the container before exec", name)
 	case !state.Up():
 		return nil, fmt.Errorf("container %s is not running", c.ID)
 	}
@@ -136,7 +137,9 @@ func (s *supervisor) exec(g *guest, x *execution, files []*os.File) {
 	if err != nil {
 		g.forgetTerminal()
 		code, text := exitCodeOf(err), err.Error()
-		if code != codeFailed { // docker's words
+		if code == codeFailed && !errors.Is(err, errNotRunning) {
+			code = codeNotExecutable // as docker, of a user or a directory that is not there
+		} else if code != codeFailed { // docker's words
 			text = "OCI runtime exec failed: exec failed: unable to start container process: " + text + ": unknown"
 		}
 		_ = g.wire.send(reply{Event: eventFailed, Stage: code, Error: text}) // it may be gone
@@ -201,6 +204,9 @@ func (s *supervisor) execute(x *execution, files []*os.File) (*runner.Process, e
 	}
 	if x.User != "" {
 		cfg.User, cfg.UserIsWish = x.User, false
+		if !slices.ContainsFunc(slices.Concat(s.spec.Config.Env, x.Env), isHome) {
+			cfg.Env = slices.DeleteFunc(cfg.Env, isHome) // it is that user's own
+		}
 	}
 	if x.Privileged {
 		cfg.Capabilities, cfg.Unconfined = runner.AllCapabilities(), true

@@ -20,7 +20,7 @@ func parseFilters(list []string, known ...string) (filters, error) {
 	for _, text := range list {
 		key, value, has := strings.Cut(text, "=")
 		if !has {
-			return nil, fmt.Errorf("invalid filter %q: it must have the form name=value", text)
+			return nil, fmt.Errorf("invalid argument %q for \"-f, --filter\" flag: bad format of filter (expected name=value)", text)
 		}
 		if key = strings.ToLower(strings.TrimSpace(key)); !slices.Contains(known, key) {
 			return nil, fmt.Errorf("invalid filter '%s': there are %s", key, strings.Join(known, ", "))
@@ -39,6 +39,62 @@ func (f filters) flag(key string) (value, ok bool, err error) {
 		ok = true
 	}
 	return value, ok, nil
+}
+
+// checkContainers refuses values that no container can have.
+func (f filters) checkContainers() error {
+	known := map[string][]string{
+		"status": {"created", "running", "paused", "restarting", "removing", "exited", "dead"},
+		"health": {"none", "starting", "healthy", "unhealthy"},
+	}
+	for key, values := range known {
+		for _, v := range f[key] {
+			if !slices.Contains(values, v) {
+				return fmt.Errorf("invalid filter '%s=%s': there are %s", key, v, strings.Join(values, ", "))
+			}
+		}
+	}
+	for _, v := range f["exited"] {
+		if _, err := strconv.Atoi(v); err != nil {
+			return err
+		}
+	}
+	isTask, _, err := f.flag("is-task")
+	if err == nil && isTask { // of a swarm, which is not there
+		f["id"] = []string{"none"}
+	}
+	return err
+}
+
+// containerTimes puts the moments when they were created in the place of the containers
+// of the filters before and since.
+func (f filters) containerTimes(tx *layerdb.Tx) error {
+	for _, key := range []string{"before", "since"} {
+		for i, name := range f[key] {
+			c, err := tx.FindContainer(name)
+			if err != nil {
+				return err
+			}
+			f[key][i] = c.Created.Format(time.RFC3339Nano)
+		}
+	}
+	return nil
+}
+
+// inTime tells whether what was created then is as old as was asked for, after
+// containerTimes.
+func (f filters) inTime(created time.Time) bool {
+	for _, text := range f["before"] {
+		if t, err := time.Parse(time.RFC3339Nano, text); err != nil || !created.Before(t) {
+			return false
+		}
+	}
+	for _, text := range f["since"] {
+		if t, err := time.Parse(time.RFC3339Nano, text); err != nil || !created.After(t) {
+			return false
+		}
+	}
+	return true
 }
 
 // labels tells whether labels have all that was asked for: NAME, or NAME=VALUE.
@@ -70,7 +126,7 @@ func (f filters) until(now time.Time) (time.Time, error) {
 // moment reads a time in docker's forms: a duration before now, seconds since 1970,
 // or a date.
 func moment(text string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(text); err == nil {
+	if d, err := time.ParseDuration(text); err == nil && text != "0" { // that is of 1970, too
 		return now.Add(-d), nil
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {

@@ -129,7 +129,7 @@ func (e *Engine) Pause(name string) (warning, err error) {
 
 // Unpause lets the processes of a paused container go on.
 func (e *Engine) Unpause(name string) error {
-	c, state, err := e.running(name)
+	c, state, err := e.findState(name)
 	if err != nil {
 		return err
 	}

@@ -56,8 +56,8 @@ type HealthOptions struct {
 	None                                          bool // no checks, whatever the image says
 }
 
-// check refuses what docker refuses.
-func (h HealthOptions) check() error {
+// Check refuses what docker refuses.
+func (h HealthOptions) Check() error {
 	asked := h
 	asked.None = false
 	if h.None && asked != (HealthOptions{}) {

@@ -1,13 +1,11 @@
 package engine
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +26,15 @@ type InspectOptions struct {
 	Size bool   // also the sizes of containers' files; this has to run [Inside]
 }
 
+// Check refuses a type that there is none of.
+func (o InspectOptions) Check() error {
+	switch o.Type {
+	case "", "container", "image":
+		return nil
+	}
+	return fmt.Errorf("unknown type: %q: there are container and image", o.Type)
+}
+
 // Inspect returns a *[ContainerInspect] or an *[ImageInspect].
 func (e *Engine) Inspect(name string, opt InspectOptions) (any, error) {
 	switch opt.Type {
@@ -35,9 +42,6 @@ func (e *Engine) Inspect(name string, opt InspectOptions) (any, error) {
 		return e.inspectContainer(name, opt.Size)
 	case "image":
 		return e.inspectImage(name)
-	case "":
-	default:
-		return nil, fmt.Errorf("%q is not a valid value for --type: use container or image", opt.Type)
 	}
 	c, err := e.inspectContainer(name, opt.Size)
 	if !errors.Is(err, layerdb.ErrNoSuchContainer) {
@@ -102,6 +106,7 @@ type InspectConfig struct {
 	OnBuild      []string
 	Labels       map[string]string
 	StopSignal   string   `json:",omitempty"`
+	StopTimeout  *int     `json:",omitempty"`
 	Shell        []string `json:",omitempty"`
 }
 
@@ -257,6 +262,10 @@ type ContainerInspect struct {
 	HostnamePath    string
 	HostsPath       string
 	LogPath         string
+	MountLabel      string
+	ProcessLabel    string
+	AppArmorProfile string
+	ExecIDs         []string
 	HostConfig      InspectHostConfig
 	GraphDriver     InspectDriver
 	SizeRw          *int64 `json:",omitempty"`
@@ -289,45 +298,6 @@ type InspectState struct {
 	Health     *Health `json:",omitempty"`
 }
 
-// InspectHostConfig is what was asked of the machine.
-type InspectHostConfig struct {
-	Binds         []string
-	NetworkMode   string
-	AutoRemove    bool
-	RestartPolicy InspectRestart
-	LogConfig     InspectLog
-	DNS           []string `json:"Dns"`
-	DNSOptions    []string `json:"DnsOptions"`
-	DNSSearch     []string `json:"DnsSearch"`
-	ExtraHosts    []string
-	Privileged    bool
-	CgroupnsMode  string
-	IpcMode       string
-	PidMode       string
-	UTSMode       string
-	Devices       []InspectDevice
-	Init          *bool `json:",omitempty"`
-}
-
-// InspectDevice is a device of the host that a container has.
-type InspectDevice struct {
-	PathOnHost        string
-	PathInContainer   string
-	CgroupPermissions string
-}
-
-// InspectRestart is when a container is started again.
-type InspectRestart struct {
-	Name              string
-	MaximumRetryCount int
-}
-
-// InspectLog is where what a container says is kept.
-type InspectLog struct {
-	Type   string
-	Config map[string]string
-}
-
 // InspectMount is a volume.
 type InspectMount struct {
 	Type        string
@@ -336,13 +306,6 @@ type InspectMount struct {
 	Mode        string
 	RW          bool
 	Propagation string
-}
-
-// InspectNetwork is how a container is reached. It shares the machine's network, and
-// has no address of its own.
-type InspectNetwork struct {
-	IPAddress string
-	Ports     map[string][]struct{}
 }
 
 func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect, error) {
@@ -364,7 +327,7 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 		HostnamePath:    e.etcFile(c.ID, "hostname"),
 		HostsPath:       e.etcFile(c.ID, "hosts"),
 		LogPath:         e.logPath(c.ID, spec),
-		NetworkSettings: InspectNetwork{Ports: map[string][]struct{}{}},
+		NetworkSettings: inspectNetwork(spec),
 	}
 	if len(c.Command) > 0 {
 		out.Path, out.Args = c.Command[0], append(out.Args, c.Command[1:]...)
@@ -379,50 +342,28 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 }
 
 func (out *ContainerInspect) addMounts(spec Spec) {
-	for _, m := range spec.Mounts {
-		mode := ""
-		if m.ReadOnly {
-			mode = "ro"
-		}
-		out.Mounts = append(out.Mounts, InspectMount{"bind", m.Source, m.Target, mode, !m.ReadOnly, "rprivate"})
-		out.HostConfig.Binds = append(out.HostConfig.Binds, strings.TrimSuffix(m.Source+":"+m.Target+":"+mode, ":"))
+	for _, m := range spec.allMounts() {
+		out.Mounts = append(out.Mounts, InspectMount{"bind", m.Source, m.Target, accessMode(m.ReadOnly), !m.ReadOnly, "rprivate"})
 	}
+	for _, t := range spec.Sandbox.TmpfsMounts { // and not those of --tmpfs, as docker
+		out.Mounts = append(out.Mounts, InspectMount{"tmpfs", "", t.Target, "", !slices.Contains(t.Options, "ro"), ""})
+	}
+}
+
+func accessMode(readOnly bool) string {
+	if readOnly {
+		return "ro"
+	}
+	return ""
 }
 
 func (out *ContainerInspect) addConfig(c layerdb.Container, spec Spec) {
 	out.Config = inspectConfig(spec.Config)
 	out.Config.Hostname, out.Config.Image = spec.Hostname, c.ImageName
 	out.Config.Tty, out.Config.OpenStdin, out.Config.StdinOnce = spec.Terminal, spec.Stdin, spec.StdinOnce
-	out.Config.AttachStdin, out.Config.AttachStdout, out.Config.AttachStderr = spec.Stdin, true, true
-}
-
-func inspectHost(spec Spec) InspectHostConfig {
-	out := InspectHostConfig{
-		Binds: []string{}, NetworkMode: "host", AutoRemove: spec.Remove,
-		RestartPolicy: InspectRestart{cmp.Or(spec.Restart.Name, "no"), spec.Restart.Max},
-		LogConfig:     InspectLog{cmp.Or(spec.Log.Driver, logJSON), map[string]string{}},
-		DNS:           notNil(spec.Sandbox.Naming.DNS),
-		DNSOptions:    notNil(spec.Sandbox.Naming.DNSOptions),
-		DNSSearch:     notNil(spec.Sandbox.Naming.DNSSearch),
-		ExtraHosts:    notNil(spec.Sandbox.Naming.ExtraHosts),
-	}
-	box := &spec.Sandbox
-	out.Privileged, out.UTSMode, out.Devices = box.Privileged, box.UTS, []InspectDevice{}
-	out.CgroupnsMode, out.IpcMode = cmp.Or(box.CgroupNS, "private"), cmp.Or(box.IPC, "private")
-	for _, d := range box.Devices {
-		out.Devices = append(out.Devices, InspectDevice{d.Source, d.Target, "rwm"})
-	}
-	if spec.Init {
-		out.Init = &spec.Init
-	}
-	if spec.Sandbox.NoNetwork {
-		out.NetworkMode = "none"
-	}
-	if spec.Log.Driver == logJSON {
-		out.LogConfig.Config["max-size"] = strconv.FormatInt(spec.Log.MaxSize, 10)
-		out.LogConfig.Config["max-file"] = strconv.Itoa(spec.Log.MaxFiles)
-	}
-	return out
+	out.Config.AttachStdin = spec.Stdin && !spec.Detached
+	out.Config.AttachStdout, out.Config.AttachStderr = !spec.Detached, !spec.Detached
+	out.Config.StopTimeout = spec.StopTimeout
 }
 
 // notNil has an empty list shown as one.

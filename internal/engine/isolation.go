@@ -52,16 +52,22 @@ type Sandbox struct {
 	Privileged      bool     `json:"privileged,omitempty"`
 	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
 	Unconfined      bool     `json:"unconfined,omitempty"` // no filter of system calls
+	Unmasked        bool     `json:"unmasked,omitempty"`   // all of /proc and /sys, as --privileged has it
 	Seccomp         string   `json:"seccomp,omitempty"`    // a profile; "" is docker's default one
 	User            string   `json:"user,omitempty"`       // as asked for; "" is the image's
 	Groups          []string `json:"groups,omitempty"`
+	// What was asked for, for inspect.
+	CapAdd      []string `json:"cap_add,omitempty"`
+	CapDrop     []string `json:"cap_drop,omitempty"`
+	SecurityOpt []string `json:"security_opt,omitempty"`
 
 	Hostname    string         `json:"hostname,omitempty"` // as asked for
 	NoNetwork   bool           `json:"no_network,omitempty"`
 	HostNetwork bool           `json:"host_network,omitempty"` // asked for, and not only what there is
 	ReadOnly    bool           `json:"read_only,omitempty"`
 	Tmpfs       []runner.Tmpfs `json:"tmpfs,omitempty"`
-	Mounts      []runner.Mount `json:"mounts,omitempty"` // of --mount
+	Mounts      []runner.Mount `json:"mounts,omitempty"`       // of --mount
+	TmpfsMounts []runner.Tmpfs `json:"tmpfs_mounts,omitempty"` // likewise
 	ShmSize     int64          `json:"shm_size,omitempty"`
 	OOMScoreAdj int            `json:"oom_score_adj,omitempty"`
 	Naming      Naming         `json:"naming,omitzero"`
@@ -75,6 +81,7 @@ type Sandbox struct {
 // sandbox works out what can be without the image.
 func (i Isolation) sandbox() (Sandbox, error) {
 	box := Sandbox{Limits: i.Limits, Privileged: i.Privileged, Unconfined: i.Privileged, User: i.User, Groups: i.Groups}
+	box.CapAdd, box.CapDrop, box.SecurityOpt = capNames(i.CapAdd), capNames(i.CapDrop), i.SecurityOpt
 	box.Hostname, box.ReadOnly, box.ShmSize, box.OOMScoreAdj = i.Hostname, i.ReadOnly, i.ShmSize, i.OOMScoreAdj
 	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt),
 		box.setNetwork(i.Network), box.setMounts(i))
@@ -92,42 +99,40 @@ func (i Isolation) sandbox() (Sandbox, error) {
 }
 
 // setCapabilities works out docker's --cap-add, --cap-drop and --privileged: ALL in
-// one of them is before single ones of the other.
+// one of them is before single ones of the other, to add it before to drop it, and what
+// is named in both is there.
 func (b *Sandbox) setCapabilities(i Isolation) error {
 	if !i.Privileged && len(i.CapAdd) == 0 && len(i.CapDrop) == 0 {
 		return nil
 	}
-	add, addAll, err := parseCapabilities(i.CapAdd)
+	add, addAll, err := parseCapabilities("CapAdd", i.CapAdd)
 	if err != nil {
 		return err
 	}
-	drop, dropAll, err := parseCapabilities(i.CapDrop)
+	drop, dropAll, err := parseCapabilities("CapDrop", i.CapDrop)
 	if err != nil {
 		return err
 	}
 	list := runner.DefaultCapabilities()
 	switch {
-	case i.Privileged || addAll:
-		list = runner.AllCapabilities()
+	case i.Privileged:
+		list, drop = runner.AllCapabilities(), nil
+	case addAll:
+		list, add = runner.AllCapabilities(), nil
 	case dropAll:
 		list = nil
 	}
-	if i.Privileged {
-		drop = nil
-	}
+	list = slices.DeleteFunc(list, func(c int) bool { return slices.Contains(drop, c) })
 	b.Capabilities = []int{} // none is not nil
 	for _, c := range append(list, add...) {
-		if !slices.Contains(drop, c) && !slices.Contains(b.Capabilities, c) {
+		if !slices.Contains(b.Capabilities, c) {
 			b.Capabilities = append(b.Capabilities, c)
 		}
-	}
-	if addAll && dropAll {
-		b.Capabilities = append([]int{}, add...)
 	}
 	return nil
 }
 
-func parseCapabilities(names []string) (list []int, all bool, err error) {
+func parseCapabilities(flag string, names []string) (list []int, all bool, err error) {
 	for _, name := range names {
 		if strings.EqualFold(name, "ALL") {
 			all = true
@@ -135,11 +140,27 @@ func parseCapabilities(names []string) (list []int, all bool, err error) {
 		}
 		number, known := runner.CapabilityNumber(name)
 		if !known {
-			return nil, false, fmt.Errorf("invalid capability %q: see capabilities(7) for their names", name)
+			return nil, false, fmt.Errorf("invalid %s: unknown capability: %q: see capabilities(7) for their names", flag, capName(name))
 		}
 		list = append(list, number)
 	}
 	return list, all, nil
+}
+
+// capName is the name of a capability in full.
+func capName(name string) string {
+	name = strings.ToUpper(name)
+	if name == "ALL" {
+		return name
+	}
+	return "CAP_" + strings.TrimPrefix(name, "CAP_")
+}
+
+func capNames(names []string) (list []string) {
+	for _, name := range names {
+		list = append(list, capName(name))
+	}
+	return list
 }
 
 // setSecurity reads docker's --security-opt.
@@ -158,6 +179,8 @@ func (b *Sandbox) setSecurity(list []string) error {
 			b.Unconfined = true
 		case name == "seccomp" && value == "builtin":
 			b.Unconfined = b.Privileged
+		case name == "systempaths" && value == "unconfined":
+			b.Unmasked = true
 		case (name == "label" || name == "apparmor") && value != "":
 			// Neither SELinux nor AppArmor is asked for anything here, as by docker on hosts without.
 		case name == "seccomp" && value != "":
@@ -167,7 +190,7 @@ func (b *Sandbox) setSecurity(list []string) error {
 			}
 			b.Seccomp, b.Unconfined = string(profile), false
 		default:
-			return fmt.Errorf("invalid --security-opt %q: there are seccomp=FILE, seccomp=unconfined, no-new-privileges, and label=… and apparmor=…, which do nothing", text)
+			return fmt.Errorf("invalid --security-opt: %q: there are seccomp=FILE, seccomp=unconfined, no-new-privileges, systempaths=unconfined, and label=… and apparmor=…, which do nothing", text)
 		}
 	}
 	return nil
@@ -182,18 +205,22 @@ func checkLimits(l cgroup.Limits) error {
 	switch {
 	case l.Memory < 0 || l.Memory > 0 && l.Memory < leastMemory:
 		return errors.New("minimum memory limit allowed is 6MB")
-	case l.MemorySwap != 0 && l.Memory == 0:
+	case l.MemorySwap > 0 && l.Memory == 0:
 		return errors.New("you should always set the Memory limit when using Memoryswap limit, see usage")
 	case l.MemorySwap != -1 && l.MemorySwap != 0 && l.MemorySwap < l.Memory:
 		return errors.New("minimum memoryswap limit should be larger than memory limit, see usage")
-	case l.NanoCPUs < 0 || l.NanoCPUs > int64(cpus)*1e9:
+	case l.NanoCPUs < 0 || l.NanoCPUs > 0 && l.NanoCPUs < 1e7 || l.NanoCPUs > int64(cpus)*1e9:
 		return fmt.Errorf("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
+	case l.CPUShares < 0:
+		return errors.New("shares: invalid argument")
+	case l.CPUShares == 1:
+		return errors.New("the minimum allowed cpu-shares is 2")
 	}
 	list, err := parseCPUs(l.CPUSet)
 	if err != nil {
-		return fmt.Errorf("invalid value %s for cpuset cpus", l.CPUSet)
+		return fmt.Errorf("invalid value %s for cpuset cpus: invalid format: %s", l.CPUSet, l.CPUSet)
 	}
-	if len(list) > 0 && !haveCPUs(list) {
+	if !haveCPUs(list) {
 		return fmt.Errorf("requested CPUs are not available - requested %s, available: 0-%d", l.CPUSet, cpus-1)
 	}
 	return nil
@@ -225,13 +252,13 @@ func parseCPUs(text string) ([]int, error) {
 	return list, nil
 }
 
-// haveCPUs tells whether this process may use one of them, at least.
+// haveCPUs tells whether this process may use all of them.
 func haveCPUs(list []int) bool {
 	var set unix.CPUSet
 	if unix.SchedGetaffinity(0, &set) != nil {
 		return true // the kernel says it later
 	}
-	return slices.ContainsFunc(list, set.IsSet)
+	return !slices.ContainsFunc(list, func(cpu int) bool { return !set.IsSet(cpu) })
 }
 
 // rlimits are docker's names of --ulimit.
@@ -243,6 +270,12 @@ func rlimits() map[string]int {
 		"nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO,
 		"rttime": unix.RLIMIT_RTTIME, "sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
 	}
+}
+
+// CheckUlimit refuses a --ulimit that docker refuses.
+func CheckUlimit(text string) error {
+	_, err := parseUlimit(text)
+	return err
 }
 
 // parseUlimit reads NAME=SOFT[:HARD], where -1 is no limit.
@@ -259,16 +292,24 @@ func parseUlimit(text string) (runner.Rlimit, error) {
 	if !both {
 		high = low
 	}
+	if strings.Contains(high, ":") {
+		return runner.Rlimit{}, fmt.Errorf("too many limit value arguments - %s, can only have up to two, `soft[:hard]`", value)
+	}
 	soft, err := strconv.ParseInt(low, 10, 64)
 	if err != nil {
-		return runner.Rlimit{}, fmt.Errorf("invalid ulimit argument: %s", text)
+		return runner.Rlimit{}, err
 	}
 	hard, err := strconv.ParseInt(high, 10, 64)
 	if err != nil {
-		return runner.Rlimit{}, fmt.Errorf("invalid ulimit argument: %s", text)
+		return runner.Rlimit{}, err
 	}
-	if hard != -1 && (soft > hard || soft == -1) {
-		return runner.Rlimit{}, fmt.Errorf("ulimit soft limit must be less than or equal to hard limit: %d > %d", soft, hard)
+	const rule = "ulimit soft limit must be less than or equal to hard limit: "
+	switch {
+	case hard == -1:
+	case soft == -1:
+		return runner.Rlimit{}, fmt.Errorf(rule+"soft: -1 (unlimited), hard: %d", hard)
+	case soft > hard:
+		return runner.Rlimit{}, fmt.Errorf(rule+"%d > %d", soft, hard)
 	}
 	return runner.Rlimit{Resource: resource, Soft: uint64(soft), Hard: uint64(hard)}, nil
 }
@@ -278,10 +319,11 @@ func parseUlimit(text string) (runner.Rlimit, error) {
 func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Rlimits = slices.Clone(b.Rlimits)
 	cfg.Capabilities, cfg.Privileged, cfg.NoNewPrivileges = b.Capabilities, b.Privileged, b.NoNewPrivileges
+	cfg.Unmasked = b.Unmasked
 	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
 	cfg.Groups, cfg.Devices = b.Groups, b.Devices
 	cfg.HostCgroups, cfg.HostIPC, cfg.HostUTS, cfg.NoShm = b.CgroupNS == "host", b.IPC == "host", b.UTS == "host", b.IPC == "none"
-	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, b.Tmpfs
+	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, slices.Concat(b.Tmpfs, b.TmpfsMounts)
 	cfg.Mounts = slices.Concat(cfg.Mounts, b.Mounts)
 	if b.NoNetwork {
 		cfg.Network = runner.NoNetwork
@@ -305,11 +347,12 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 // A HOME that nobody asked for is the user's own.
 func (s Spec) applyUser(cfg *runner.Config) {
 	cfg.User, cfg.UserIsWish = s.Config.User, s.Sandbox.User == ""
-	isHome := func(e string) bool { return strings.HasPrefix(e, "HOME=") }
 	if cfg.User != "" && !slices.ContainsFunc(s.Config.Env, isHome) {
 		cfg.Env = slices.DeleteFunc(slices.Clone(cfg.Env), isHome)
 	}
 }
+
+func isHome(variable string) bool { return strings.HasPrefix(variable, "HOME=") }
 
 // lacking says which limits of the container can not hold here, nil if all can.
 func (b Sandbox) lacking() error {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/varvefs/varve/layerdb"
+	"github.com/varvefs/varve/runner"
 )
 
 // ContainerInfo is one line of `varve ps`.
@@ -19,19 +20,25 @@ type ContainerInfo struct {
 }
 
 func containerFilters() []string {
-	return []string{"id", "name", "label", "status", "exited", "ancestor", "health", "restart-policy"}
+	return []string{"id", "name", "label", "status", "exited", "ancestor", "health", "restart-policy",
+		"volume", "network", "before", "since", "publish", "expose", "is-task"}
 }
 
 // Containers returns all containers, the newest first, that docker's filters
-// (KEY=VALUE) let through: id, name, label, status, exited, ancestor and health; and
-// podman's restart-policy.
+// (KEY=VALUE) let through; and podman's restart-policy.
 func (e *Engine) Containers(asked ...string) ([]ContainerInfo, error) {
 	filters, err := parseFilters(asked, containerFilters()...)
+	if err == nil {
+		err = filters.checkContainers()
+	}
 	if err != nil {
 		return nil, err
 	}
 	var list []ContainerInfo
 	err = e.store.View(func(tx *layerdb.Tx) error {
+		if err := filters.containerTimes(tx); err != nil {
+			return err
+		}
 		all, err := tx.Containers()
 		for _, c := range all {
 			list = append(list, ContainerInfo{Container: c})
@@ -75,15 +82,49 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 			return false, nil
 		}
 	}
-	policies := f["restart-policy"]
-	if len(f["label"]) == 0 && len(policies) == 0 {
-		return true, nil
+	if !f.inTime(c.Created) || len(f["publish"]) > 0 || len(f["expose"]) > 0 { // there are no ports yet
+		return false, nil
 	}
+	for _, key := range []string{"label", "restart-policy", "volume", "network"} {
+		if len(f[key]) > 0 {
+			spec, err := e.readSpec(c.ID)
+			return err == nil && f.matchSpec(spec), err
+		}
+	}
+	return true, nil
+}
+
+// matchSpec tells whether a container was made as it was asked for.
+func (f filters) matchSpec(spec Spec) bool {
+	for key, holds := range map[string]func(string) bool{
+		"restart-policy": func(v string) bool { return v == cmp.Or(spec.Restart.Name, "no") },
+		"network":        func(v string) bool { return v == spec.network() },
+		"volume": func(v string) bool {
+			return slices.ContainsFunc(spec.allMounts(), func(m runner.Mount) bool { return m.Source == v || m.Target == v })
+		},
+	} {
+		if len(f[key]) > 0 && !slices.ContainsFunc(f[key], holds) {
+			return false
+		}
+	}
+	return f.labels(spec.Config.Labels)
+}
+
+// ContainerDetails is what lists show of how a container was made.
+type ContainerDetails struct {
+	Labels  map[string]string
+	Mounts  []string // the sources of its volumes
+	Network string
+}
+
+// Details reads them.
+func (e *Engine) Details(c ContainerInfo) (ContainerDetails, error) {
 	spec, err := e.readSpec(c.ID)
-	if err != nil || len(policies) > 0 && !slices.Contains(policies, cmp.Or(spec.Restart.Name, "no")) {
-		return false, err
+	d := ContainerDetails{Labels: spec.Config.Labels, Network: spec.network()}
+	for _, m := range spec.allMounts() {
+		d.Mounts = append(d.Mounts, m.Source)
 	}
-	return f.labels(spec.Config.Labels), nil
+	return d, err
 }
 
 // matchName holds a name against a pattern, which is a regular expression as docker's.

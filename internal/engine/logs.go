@@ -41,11 +41,11 @@ func (e *Engine) Logs(name string, opt LogsOptions, fn func(LogEntry) error) err
 	}
 	r := &logReader{dir: e.store.ContainerDir(c.ID), fn: fn}
 	now := time.Now()
-	if r.since, err = optionalMoment(opt.Since, now); err == nil {
-		r.until, err = optionalMoment(opt.Until, now)
+	if r.since, err = optionalMoment(opt.Since, now); err != nil {
+		return fmt.Errorf("invalid value for \"since\": %w", err)
 	}
-	if err != nil {
-		return err
+	if r.until, err = optionalMoment(opt.Until, now); err != nil {
+		return fmt.Errorf("invalid value for \"until\": %w", err)
 	}
 	if opt.Follow {
 		return r.follow(e, c.ID, opt.Tail)
@@ -60,7 +60,7 @@ func optionalMoment(text string, now time.Time) (time.Time, error) {
 	}
 	t, err := moment(text, now)
 	if err != nil {
-		return t, fmt.Errorf("invalid time %q: write it as in 2006-01-02T15:04:05, or how long ago, as in 10m", text)
+		return t, fmt.Errorf("failed to parse value as time or duration: %q: write it as in 2006-01-02T15:04:05, or how long ago, as in 10m", text)
 	}
 	return t, nil
 }

@@ -1,10 +1,17 @@
 package engine
 
 import (
+	"encoding/csv"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/docker/go-units"
 
 	"github.com/varvefs/varve/runner"
 )
@@ -25,6 +32,43 @@ func (b *Sandbox) setNetwork(name string) error {
 
 // setMounts reads --tmpfs and --mount.
 func (b *Sandbox) setMounts(i Isolation) error {
+	for _, text := range i.Tmpfs {
+		target, options, _ := strings.Cut(text, ":")
+		if err := checkTarget(target); err != nil {
+			return err
+		}
+		t := runner.Tmpfs{Target: filepath.Clean(target)}
+		if options != "" {
+			t.Options = strings.Split(options, ",")
+		}
+		same := func(other runner.Tmpfs) bool { return other.Target == t.Target }
+		b.Tmpfs = append(slices.DeleteFunc(b.Tmpfs, same), t) // docker takes the last
+	}
+	for _, text := range i.MountSpecs {
+		m, err := parseMount(text)
+		if err != nil {
+			return fmt.Errorf("invalid argument %q for \"--mount\" flag: %w", text, err)
+		}
+		if err := b.addMount(m); err != nil {
+			return fmt.Errorf("invalid mount config for type %q: %w", m.kind, err)
+		}
+	}
+	return nil
+}
+
+// checkTarget refuses a place that nothing can be mounted on.
+func checkTarget(target string) error {
+	if !filepath.IsAbs(target) {
+		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute", target)
+	}
+	if filepath.Clean(target) == "/" {
+		return errors.New("invalid specification: destination can't be '/'")
+	}
+	return nil
+}
+
+// checkTargets refuses two mounts on one place.
+func checkTargets(mounts []runner.Mount, tmpfs []runner.Tmpfs) error {
 	seen := map[string]bool{}
 	add := func(target string) error {
 		if seen[target] {
@@ -33,100 +77,153 @@ func (b *Sandbox) setMounts(i Isolation) error {
 		seen[target] = true
 		return nil
 	}
-	for _, text := range i.Tmpfs {
-		target, options, _ := strings.Cut(text, ":")
-		if !filepath.IsAbs(target) {
-			return fmt.Errorf("invalid --tmpfs %q: write --tmpfs /DIR or --tmpfs /DIR:size=64m", text)
-		}
-		t := runner.Tmpfs{Target: filepath.Clean(target)}
-		if options != "" {
-			t.Options = strings.Split(options, ",")
-		}
-		b.Tmpfs = append(b.Tmpfs, t)
-	}
-	for _, text := range i.MountSpecs {
-		if err := b.addMount(text); err != nil {
-			return fmt.Errorf("invalid argument %q for --mount: %w", text, err)
-		}
-	}
-	for _, t := range b.Tmpfs {
-		if err := add(t.Target); err != nil {
-			return err
-		}
-	}
-	for _, m := range b.Mounts {
+	for _, m := range mounts {
 		if err := add(m.Target); err != nil {
 			return err
 		}
 	}
+	for _, t := range tmpfs {
+		if err := add(t.Target); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// addMount reads docker's KEY=VALUE,… of one mount. Unlike -v it makes no source.
-func (b *Sandbox) addMount(text string) error {
-	value := map[string]string{"type": "volume"}
-	for field := range strings.SplitSeq(text, ",") {
-		key, v, has := strings.Cut(field, "=")
-		switch key {
-		case "src":
-			key = "source"
-		case "dst", "destination":
-			key = "target"
-		case "ro":
-			key = "readonly"
+// mountWish is what a --mount says.
+type mountWish struct {
+	kind, source, target string
+	readOnly             bool
+	nonRecursive         bool
+	propagation          string
+	tmpfs                []string // options
+}
+
+// CheckMount refuses a --mount that is not written as docker has it.
+func CheckMount(text string) error {
+	_, err := parseMount(text)
+	return err
+}
+
+// parseMount reads docker's KEY=VALUE,… of one mount, a line of CSV.
+func parseMount(text string) (mountWish, error) {
+	fields, err := csv.NewReader(strings.NewReader(text)).Read()
+	if err != nil {
+		return mountWish{}, err
+	}
+	m := mountWish{kind: "volume"}
+	bind, tmpfs := false, false
+	for _, field := range fields {
+		key, value, has := strings.Cut(field, "=")
+		key = strings.ToLower(key)
+		if !has {
+			if !slices.Contains([]string{"readonly", "ro", "bind-nonrecursive", "volume-nocopy"}, key) {
+				return m, fmt.Errorf("invalid field '%s' must be a key=value pair", field)
+			}
+			value = "true"
 		}
-		switch key {
-		case "readonly":
-			if !has {
-				v = "true"
-			}
-			if v != "true" && v != "false" && v != "1" && v != "0" {
-				return fmt.Errorf("invalid value for readonly: %s", v)
-			}
-		case "type", "source", "target", "tmpfs-size", "tmpfs-mode":
-			if !has {
-				return fmt.Errorf("invalid field '%s' must be a key=value pair", field)
-			}
+		bind = bind || strings.HasPrefix(key, "bind-")
+		tmpfs = tmpfs || strings.HasPrefix(key, "tmpfs-")
+		known, err := m.set(key, value)
+		if !known {
+			return m, fmt.Errorf("unexpected key '%s' in '%s'", key, field)
+		}
+		if err != nil {
+			return m, fmt.Errorf("invalid value for %s: %s", key, value)
+		}
+	}
+	switch {
+	case m.target == "":
+		return m, errors.New("target is required")
+	case bind && m.kind != "bind":
+		return m, fmt.Errorf("cannot mix 'bind-*' options with mount type '%s'", m.kind)
+	case tmpfs && m.kind != "tmpfs":
+		return m, fmt.Errorf("cannot mix 'tmpfs-*' options with mount type '%s'", m.kind)
+	}
+	return m, nil
+}
+
+// set takes one field.
+func (m *mountWish) set(key, value string) (known bool, err error) {
+	switch key {
+	case "type":
+		m.kind = strings.ToLower(value)
+	case "source", "src":
+		m.source = value
+	case "target", "dst", "destination":
+		m.target = value
+	case "readonly", "ro":
+		m.readOnly, err = strconv.ParseBool(value)
+	case "consistency": // of other systems
+	case "bind-propagation":
+		m.propagation = strings.ToLower(value)
+	case "bind-nonrecursive":
+		m.nonRecursive, err = strconv.ParseBool(value)
+	case "bind-recursive":
+		switch value {
+		case "enabled", "writable", "readonly": // what is read-only here is so below, too
+		case "disabled":
+			m.nonRecursive = true
 		default:
-			return fmt.Errorf("unexpected key '%s' in '%s'", key, field)
+			err = strconv.ErrSyntax
 		}
-		value[key] = v
+	case "tmpfs-size":
+		var size int64
+		size, err = units.RAMInBytes(value)
+		m.tmpfs = append(m.tmpfs, "size="+strconv.FormatInt(size, 10))
+	case "tmpfs-mode":
+		_, err = strconv.ParseUint(value, 8, 32)
+		m.tmpfs = append(m.tmpfs, "mode="+value)
+	default:
+		return false, nil
 	}
-	if value["target"] == "" {
-		return fmt.Errorf("target is required")
-	}
-	if !filepath.IsAbs(value["target"]) {
-		return fmt.Errorf("the target is not an absolute path")
-	}
-	return b.addMountOf(value)
+	return true, err
 }
 
-func (b *Sandbox) addMountOf(value map[string]string) error {
-	target := filepath.Clean(value["target"])
-	readOnly := value["readonly"] == "true" || value["readonly"] == "1"
-	switch value["type"] {
+// addMount takes a mount. Unlike -v it makes no source.
+func (b *Sandbox) addMount(m mountWish) error {
+	if err := checkTarget(m.target); err != nil {
+		return err
+	}
+	target := filepath.Clean(m.target)
+	switch m.kind {
 	case "tmpfs":
-		t := runner.Tmpfs{Target: target}
-		for key, option := range map[string]string{"tmpfs-size": "size=", "tmpfs-mode": "mode="} {
-			if v := value[key]; v != "" {
-				t.Options = append(t.Options, option+v)
-			}
+		if m.source != "" {
+			return errors.New("field Source must not be specified")
 		}
-		if readOnly {
-			t.Options = append(t.Options, "ro")
+		if m.readOnly {
+			m.tmpfs = append(m.tmpfs, "ro")
 		}
-		b.Tmpfs = append(b.Tmpfs, t)
+		b.TmpfsMounts = append(b.TmpfsMounts, runner.Tmpfs{Target: target, Options: m.tmpfs})
 	case "bind":
-		source := value["source"]
-		if !filepath.IsAbs(source) {
-			return fmt.Errorf("the source is not an absolute path")
+		if err := m.checkSource(); err != nil {
+			return err
 		}
-		if _, err := os.Stat(source); err != nil {
-			return fmt.Errorf("bind source path does not exist: %s", source)
-		}
-		b.Mounts = append(b.Mounts, runner.Mount{Source: filepath.Clean(source), Target: target, ReadOnly: readOnly})
+		b.Mounts = append(b.Mounts, runner.Mount{
+			Source: filepath.Clean(m.source), Target: target, ReadOnly: m.readOnly, NonRecursive: m.nonRecursive,
+		})
+	case "volume":
+		return errors.New("volumes do not exist yet: there are bind and tmpfs")
 	default:
-		return fmt.Errorf("the type %s is not there: there are bind and tmpfs", value["type"])
+		return errors.New("mount type unknown: there are bind and tmpfs")
 	}
 	return nil
+}
+
+// checkSource refuses a source that docker refuses, and propagation, as what is mounted
+// later is not shared.
+func (m *mountWish) checkSource() error {
+	switch {
+	case m.source == "":
+		return errors.New("field Source must not be empty")
+	case !filepath.IsAbs(m.source):
+		return fmt.Errorf("invalid mount path: '%s' mount path must be absolute", m.source)
+	case !slices.Contains([]string{"", "rprivate", "private"}, m.propagation):
+		return fmt.Errorf("invalid propagation mode: %s: there are rprivate and private", m.propagation)
+	}
+	_, err := os.Stat(m.source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("bind source path does not exist: %s", m.source)
+	}
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -95,6 +96,20 @@ func familiar(repository, reference string) string {
 
 // IsNoSuchImage tells whether something failed because an image is not here.
 func IsNoSuchImage(err error) bool { return errors.Is(err, layerdb.ErrNoSuchImage) }
+
+// FullName is the name of an image as people write it, with its tag; a name that can
+// not be one is an error.
+func FullName(name string) (string, error) {
+	if strings.Contains(name, "@") {
+		_, _, err := layerdb.ParseDigestRef(name)
+		return name, err
+	}
+	ref, err := layerdb.ParseRef(name)
+	if err != nil {
+		return "", err
+	}
+	return layerdb.Familiar(ref), nil
+}
 
 // puller is one image on its way here.
 type puller struct {

@@ -31,7 +31,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 		return err
 	}
 	if (state.Up() || state.Status == Created && state.Supervisor.alive()) && !force {
-		return fmt.Errorf("You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.ID) //lint:ignore ST1005 docker's words
+		return refuseRemoval(c.ID, state)
 	}
 	if force {
 		if err := e.kill(c.ID, state); err != nil {
@@ -47,7 +47,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	}
 	defer lock.release()
 	if state, err = e.readState(c.ID); err == nil && state.Up() && !force {
-		return fmt.Errorf("You cannot remove a running container %s. Stop the container before attempting removal or force remove", c.ID) //lint:ignore ST1005 docker's words
+		return refuseRemoval(c.ID, state)
 	}
 	if err := end(state); err != nil {
 		return err
@@ -66,6 +66,16 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 		return nil
 	}
 	return err
+}
+
+// refuseRemoval says what is to be done first with a container that runs.
+func refuseRemoval(id string, state State) error {
+	what, first := "running", "Stop the container"
+	if state.Paused() {
+		what, first = "paused", "Unpause and then stop the container"
+	}
+	//lint:ignore ST1005 docker's words
+	return fmt.Errorf("You cannot remove a %s container %s. %s before attempting removal or force remove", what, id, first)
 }
 
 // kill has a container end at once, by its supervisor if that still answers.

@@ -17,14 +17,14 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 	switch i.CgroupNS {
 	case "", "host", "private":
 	default:
-		return errors.New("--cgroupns: invalid CGROUP mode")
+		return fmt.Errorf("--cgroupns: invalid CGROUP mode: %s", i.CgroupNS)
 	}
 	switch i.IPC {
 	case "", "host", "none", "private":
 	case "shareable": // with whom is not there
 		b.IPC = "private"
 	default:
-		return errors.New("--ipc: invalid IPC mode")
+		return fmt.Errorf("--ipc: invalid IPC mode: %s", i.IPC)
 	}
 	switch i.UTS {
 	case "", "private":
@@ -34,7 +34,7 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 			return errors.New("conflicting options: hostname and the UTS mode")
 		}
 	default:
-		return errors.New("--uts: invalid UTS mode")
+		return fmt.Errorf("--uts: invalid UTS mode: %s", i.UTS)
 	}
 	switch {
 	case i.Userns == "" || i.Userns == "host":
@@ -48,7 +48,7 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 	case "host":
 		return errors.New("--pid host is not there: what a container has started ends with its process 1, and there would be none")
 	default:
-		return errors.New("--pid: invalid PID mode")
+		return fmt.Errorf("--pid: invalid PID mode: %s", i.PID)
 	}
 	return nil
 }
@@ -57,32 +57,33 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 // here, so a mode that asks for that is refused.
 func (b *Sandbox) setDevices(list []string) error {
 	for _, text := range list {
-		bad := func(why string) error { return fmt.Errorf("invalid argument %q for \"--device\" flag: %s", text, why) }
 		part := strings.Split(text, ":")
 		mode := "rwm"
 		if last := len(part) - 1; last > 0 && isDeviceMode(part[last]) {
 			mode, part = part[last], part[:last]
 		}
 		switch {
+		case len(part) > 3 || text == "":
+			return fmt.Errorf("bad format for path: %s", text)
 		case len(part) > 2:
-			return bad("bad mode specified: " + part[len(part)-1])
+			return fmt.Errorf("bad mode specified: %s", part[len(part)-1])
 		case len(part) == 1:
 			part = append(part, part[0])
 		}
 		for _, name := range part {
 			if !path.IsAbs(name) {
-				return bad(name + " is not an absolute path")
+				return fmt.Errorf("%s is not an absolute path", name)
 			}
 		}
 		if !strings.Contains(mode, "r") || !strings.Contains(mode, "w") {
-			return bad("a device that can only be read, or written, is not to be had: leave out the mode, and choose a user who may do no more")
+			return errors.New("a device that can only be read, or written, is not to be had: leave out the mode, and choose a user who may do no more")
 		}
 		if _, err := os.Stat(part[0]); err != nil {
 			return fmt.Errorf("error gathering device information while adding custom device %q: %w", part[0], errors.Unwrap(err))
 		}
 		target := path.Clean(part[1])
 		if !strings.HasPrefix(target, "/dev/") {
-			return bad("a device can only be put below /dev")
+			return fmt.Errorf("the device %s can only be put below /dev, not at %s", part[0], part[1])
 		}
 		b.Devices = append(b.Devices, runner.Device{Source: path.Clean(part[0]), Target: target})
 	}

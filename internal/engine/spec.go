@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,9 +41,11 @@ type Spec struct {
 	Remove   bool           `json:"remove,omitempty"`
 	Init     bool           `json:"init,omitempty"`
 	// StdinOnce: stdin is that of the first who is attached, and ends with it.
-	StdinOnce bool          `json:"stdin_once,omitempty"`
-	Log       LogOptions    `json:"log"`
-	Restart   RestartPolicy `json:"restart"`
+	StdinOnce bool `json:"stdin_once,omitempty"`
+	// Detached: it was made to run in the background.
+	Detached bool          `json:"detached,omitempty"`
+	Log      LogOptions    `json:"log"`
+	Restart  RestartPolicy `json:"restart"`
 	// StopTimeout is how many seconds the program may take to stop; nil is docker's.
 	StopTimeout *int     `json:"stop_timeout,omitempty"`
 	Layers      []string `json:"layers"` // diff IDs, top first; "host" for this machine
@@ -135,3 +138,14 @@ func (e *Engine) lower(name string) (unionfs.Lower, error) {
 	dir, err := e.diffDir(name)
 	return unionfs.Lower{Path: dir}, err
 }
+
+// network is docker's name of the network.
+func (s *Spec) network() string {
+	if s.Sandbox.NoNetwork {
+		return "none"
+	}
+	return "host"
+}
+
+// allMounts are the volumes of -v and of --mount.
+func (s *Spec) allMounts() []runner.Mount { return slices.Concat(s.Mounts, s.Sandbox.Mounts) }

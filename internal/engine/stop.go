@@ -59,7 +59,7 @@ func (e *Engine) NoteRestart(name string) {
 func (e *Engine) Kill(name string, sig unix.Signal) error {
 	c, _, err := e.container(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot kill container: %s: %w", name, err)
 	}
 	w, err := e.call(c.ID, request{Do: doSignal, Signal: sig, Ack: true})
 	if errors.Is(err, errNotRunning) {

@@ -16,16 +16,11 @@ import (
 // directory, as docker does.
 func parseVolumes(list []string) ([]runner.Mount, error) {
 	var mounts []runner.Mount
-	seen := map[string]bool{}
 	for _, text := range list {
 		m, err := parseVolume(text)
 		if err != nil {
 			return nil, err
 		}
-		if seen[m.Target] {
-			return nil, fmt.Errorf("duplicate mount point: %s", m.Target)
-		}
-		seen[m.Target] = true
 		if err := makeSource(m.Source); err != nil {
 			return nil, fmt.Errorf("invalid volume %q: %w", text, err)
 		}
@@ -43,7 +38,7 @@ func parseVolume(text string) (runner.Mount, error) {
 	case len(part) > 1 && slices.Contains(part, ""):
 		return runner.Mount{}, fmt.Errorf("invalid spec: %s: empty section between colons", text)
 	case len(part) > 3:
-		return runner.Mount{}, fmt.Errorf("invalid spec: %s: too many colons", text)
+		return runner.Mount{}, fmt.Errorf("invalid volume specification: '%s': too many colons", text)
 	}
 	bad := func(why string) (runner.Mount, error) {
 		return runner.Mount{}, fmt.Errorf("invalid volume specification: '%s': %s; write -v /DIR:/DIR or -v /DIR:/DIR:ro", text, why)
@@ -51,15 +46,19 @@ func parseVolume(text string) (runner.Mount, error) {
 	if len(part) == 1 {
 		return bad("it needs a source and a target, as anonymous volumes do not exist yet")
 	}
-	m := runner.Mount{Source: filepath.Clean(part[0]), Target: filepath.Clean(part[1])}
-	if !filepath.IsAbs(part[0]) {
+	source := part[0]
+	if strings.HasPrefix(source, ".") { // as docker, from this directory
+		var err error
+		if source, err = filepath.Abs(source); err != nil {
+			return runner.Mount{}, err
+		}
+	}
+	m := runner.Mount{Source: filepath.Clean(source), Target: filepath.Clean(part[1])}
+	if !filepath.IsAbs(source) {
 		return bad("the source is not an absolute path, and named volumes do not exist yet")
 	}
-	if !filepath.IsAbs(part[1]) {
-		return bad(fmt.Sprintf("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", part[1]))
-	}
-	if m.Target == "/" {
-		return bad("invalid mount config for type \"bind\": invalid specification: destination can't be '/'")
+	if err := checkTarget(part[1]); err != nil {
+		return bad(fmt.Sprintf("invalid mount config for type \"bind\": %s", err))
 	}
 	if len(part) < 3 {
 		return m, nil
