@@ -58,7 +58,7 @@ func TestCopyAsDocker(t *testing.T) {
 		prepare := exec.Command("sh", "-c", `mkdir -p tree/sub clash/new clash2 hostdir && echo some > file && echo other > other && echo leaf > tree/sub/leaf &&
 			echo top > tree/top && chmod 600 tree/top && chmod 750 tree/sub && ln -s file link && ln -s tree dirlink && ln -s nothing dangling &&
 			ln -s sub/leaf tree/inner && ln tree/top tree/hard && echo x > clash/new/x && echo x > clash2/dir && echo x > co:lon && echo old > hostfile &&
-			ln -s hostfile hostlink && ln -s hostdir hostdirlink && ln -s hostmade hostdangling`)
+			ln -s hostfile hostlink && ln -s hostdir hostdirlink && ln -s hostmade hostdangling && chown -h 12:34 file tree/top tree/sub link`)
 		prepare.Dir = dir
 		out, err := prepare.CombinedOutput()
 		require.NoError(t, err, "%s", out)
@@ -97,7 +97,7 @@ func oneCopy(t *testing.T, dir string, line []string, args string) string {
 	return fmt.Sprintf("cp %s: %d %s", args, code, said)
 }
 
-// listed tells the names, kinds, modes, targets and contents of the files of a tar.
+// listed tells the names, kinds, modes, owners, targets and contents of the files of a tar.
 func listed(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	cmd.Stderr = os.Stderr
@@ -118,7 +118,7 @@ func listed(t *testing.T, cmd *exec.Cmd) string {
 			continue
 		}
 		name := filepath.Clean(h.Name)
-		list = append(list, fmt.Sprintf("%s %c %o %s %x", name, kind, h.Mode&0o777, h.Linkname, sum.Sum(nil)[:4]))
+		list = append(list, fmt.Sprintf("%s %c %o %d:%d %s %x", name, kind, h.Mode&0o777, h.Uid, h.Gid, h.Linkname, sum.Sum(nil)[:4]))
 	}
 	slices.Sort(list)
 	return strings.Join(list, "\n")
