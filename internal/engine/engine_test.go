@@ -50,8 +50,11 @@ func TestVolumeSourcesAreMade(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, mounts, 1)
 	require.DirExists(t, dir)
-	_, err = parseVolumes([]string{dir + ":/x", "/tmp:/x/"})
-	require.ErrorContains(t, err, "duplicate mount point: /x")
+	mounts, err = parseVolumes([]string{dir + ":/x", "/tmp:/x/"})
+	require.NoError(t, err)
+	require.EqualError(t, checkTargets(mounts, nil), "duplicate mount point: /x")
+	require.EqualError(t, checkTargets(mounts[:1], []runner.Tmpfs{{Target: "/x"}}), "duplicate mount point: /x")
+	require.NoError(t, checkTargets(mounts[:1], []runner.Tmpfs{{Target: "/y"}}))
 }
 
 func TestCheckName(t *testing.T) {

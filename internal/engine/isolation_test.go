@@ -36,9 +36,15 @@ func TestParseUlimit(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, text := range []string{"nofile", "files=1", "nofile=x", "nofile=2:1", "nofile=-1:1", "nofile=1:x"} {
+	for text, says := range map[string]string{ // docker's words
+		"nofile": "invalid ulimit argument: nofile", "files=1": "invalid ulimit type: files",
+		"nofile=x": `strconv.ParseInt: parsing "x": invalid syntax`, "nofile=1:x": `strconv.ParseInt: parsing "x": invalid syntax`,
+		"nofile=2:1":   "ulimit soft limit must be less than or equal to hard limit: 2 > 1",
+		"nofile=-1:1":  "ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: 1",
+		"nofile=1:2:3": "too many limit value arguments - 1:2:3, can only have up to two, `soft[:hard]`",
+	} {
 		_, err := parseUlimit(text)
-		require.ErrorContains(t, err, "ulimit", text)
+		require.EqualError(t, err, says, text)
 	}
 }
 

@@ -25,15 +25,19 @@ func TestParseSignal(t *testing.T) {
 func TestParseRestart(t *testing.T) {
 	for text, want := range map[string]RestartPolicy{
 		"": {}, "no": {}, "always": {Name: "always"}, "unless-stopped": {Name: "unless-stopped"},
-		"on-failure": {Name: "on-failure"}, "on-failure:3": {"on-failure", 3},
+		"on-failure": {Name: "on-failure"}, "on-failure:3": {"on-failure", 3}, "on-failure:": {Name: "on-failure"},
 	} {
 		got, err := parseRestart(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
-	for _, bad := range []string{"yes", "always:3", "on-failure:x", "on-failure:-1", "no:1", "on-failure:"} {
+	for bad, says := range map[string]string{ // docker's words
+		"yes": "invalid restart policy 'yes'", "always:3": "maximum retry count cannot be used with restart policy 'always'",
+		"no:1": "maximum retry count cannot be used with restart policy 'no'", "on-failure:-1": "maximum retry count cannot be negative",
+		"on-failure:x": "invalid restart policy format: maximum retry count must be an integer",
+	} {
 		_, err := parseRestart(bad)
-		require.ErrorContains(t, err, "invalid restart policy", bad)
+		require.ErrorContains(t, err, says, bad)
 	}
 	require.False(t, RestartPolicy{}.again(1, 0))
 	require.True(t, RestartPolicy{Name: "always"}.again(0, 99))
