@@ -36,7 +36,7 @@ func TestParseVolume(t *testing.T) {
 		"": "invalid empty volume spec", "/a": "invalid volume specification: '/a'", "a:/b": "invalid volume specification: 'a:/b'",
 		"/a:b": "invalid volume specification: '/a:b': invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute",
 		"/a:/": "invalid specification: destination can't be '/'", "/a:/..": "destination can't be '/'", "/a:/b:x": "invalid mode: x",
-		"/a:/b:ro:z": "invalid spec: /a:/b:ro:z: too many colons", ":/b": "empty section between colons", "/a:": "invalid spec: /a:: empty section between colons",
+		"/a:/b:ro:z": "invalid volume specification: '/a:/b:ro:z': too many colons", ":/b": "empty section between colons", "/a:": "invalid spec: /a:: empty section between colons",
 		"/a:/b:rw,ro": "invalid mode: rw,ro",
 	} {
 		_, err := parseVolume(bad)
