@@ -22,10 +22,10 @@ func DefaultCapabilities() []int {
 }
 
 // dropPrivileges gives up the user, groups, keyring and capabilities of the caller,
-// but for one, in reserve, that [confine] needs. root is the container's.
-func dropPrivileges(root int, cfg *Config) error {
-	who, err := cfg.identity(root)
-	if err != nil {
+// but for one, in reserve, that [confine] needs. root is the container's. Who asks who he is
+// becomes the user in confine.
+func dropPrivileges(root int, o *order) (err error) {
+	if o.who, err = o.identity(root); err != nil {
 		return err
 	}
 	// An own session keyring, else the keys of the user's login are inside.
@@ -33,7 +33,7 @@ func dropPrivileges(root int, cfg *Config) error {
 	if err != nil && !errors.Is(err, unix.ENOSYS) { // a kernel without keys
 		return fmt.Errorf("make a session keyring: %w", err)
 	}
-	return cfg.limitCapabilities(who)
+	return o.limitCapabilities()
 }
 
 // capabilities are those that the program may have.
@@ -44,16 +44,16 @@ func (c *Config) capabilities() []int {
 	return c.Capabilities
 }
 
-// limitCapabilities becomes the user who, and leaves the program's capabilities in
+// limitCapabilities becomes the user, and leaves the program's capabilities in
 // the bounding set, for root in the permitted and effective ones, too, and nothing in
 // the ambient and inheritable ones (CVE-2022-24769). It acts on the calling thread.
-func (c *Config) limitCapabilities(who identity) error {
+func (o *order) limitCapabilities() error {
 	err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	if err != nil {
 		return fmt.Errorf("clear the ambient capabilities: %w", err)
 	}
 	var mask uint64
-	for _, c := range c.capabilities() {
+	for _, c := range o.capabilities() {
 		mask |= 1 << c
 	}
 	for c := range uintptr(64) {
@@ -68,13 +68,32 @@ func (c *Config) limitCapabilities(who identity) error {
 			return fmt.Errorf("drop capability %d: %w", c, err)
 		}
 	}
-	if err := who.become(c.Single); err != nil {
+	if err := o.changeUser(); err != nil {
 		return err
 	}
-	if who.uid != 0 {
+	if o.who.uid != 0 {
 		mask = 0
 	}
 	return setCapabilities(mask|reserve, mask)
+}
+
+// changeUser becomes the user as far as the kernel is concerned. With a single id he is its
+// root, whom execve(2) gives no capabilities any more (SECBIT_NOROOT) if he is to be another.
+func (o *order) changeUser() error {
+	if o.Ask {
+		if o.who.uid == 0 {
+			return nil
+		}
+		const noRoot = 1
+		if err := unix.Prctl(unix.PR_SET_SECUREBITS, noRoot, 0, 0, 0); err != nil {
+			return fmt.Errorf("prctl PR_SET_SECUREBITS: %w", err)
+		}
+		return nil
+	}
+	if err := o.who.ownStreams(); err != nil {
+		return err
+	}
+	return o.who.become(o.Single)
 }
 
 // reserve is kept until the filter of system calls is loaded.
@@ -137,10 +156,13 @@ func pretend(o *order, control *link) error {
 	if o.Ask {
 		listener, err := seccomp.Ask(o.AskAttributes).LoadListened()
 		if err == nil {
-			return control.send(msgListener, "", listener)
+			return errors.Join(o.who.introduce(control), control.send(msgListener, "", listener))
 		}
-		if !errors.Is(err, unix.EBUSY) { // somebody listens already: varve in a container
+		if !errors.Is(err, unix.EBUSY) {
 			return err
+		}
+		if err = o.who.become(true); err != nil { // varve in a container: who listens already is asked
+			return fmt.Errorf("the user %q can not be had: %w", o.User, err)
 		}
 	}
 	return seccomp.Pretend().Load()

@@ -50,7 +50,7 @@ func (p *Process) Exec(cfg Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if child.console, err = w.awaitExec(cfg.Pretence); err != nil {
+	if child.console, err = w.awaitExec(child.Pid(), cfg.Pretence); err != nil {
 		return nil, child.abandon(err)
 	}
 	return child, nil
@@ -153,7 +153,7 @@ func joinProgram(control *link) error {
 	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
 		return err
 	}
-	if err = dropPrivileges(root, &o.Config); err != nil {
+	if err = dropPrivileges(root, o); err != nil {
 		return err
 	}
 	program, err := lookUp(o.Args[0], o.Env)

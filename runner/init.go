@@ -70,7 +70,7 @@ func becomeProgram(control *link) error {
 	if err = errors.Join(raiseRlimits(o.Rlimits), useCPUs(o.CPUs)); err != nil {
 		return err
 	}
-	if err = dropPrivileges(root, &o.Config); err != nil { // 3
+	if err = dropPrivileges(root, o); err != nil { // 3
 		return err
 	}
 	program, err := lookUp(o.Args[0], o.Env) // 4

@@ -20,6 +20,7 @@ const (
 	msgReady         = 'r' // the next thing is execve, of this program
 	msgExecFailed    = 'f' // which gave this errno: four bytes
 	msgListener      = 'l' // carries what the program's system calls are asked about
+	msgUser          = 'u' // who the program is to take itself for; the parent says it, too, when that is noted
 	msgNotFound      = 'n'
 	msgNotExecutable = 'x'
 	msgError         = 'e'
@@ -51,9 +52,14 @@ func newLink() (ours, theirs *link, err error) {
 
 func (l *link) close() { _ = l.file.Close() } // a socket: nothing is written back
 
-// awaitExec reads messages until the stage has become the program, or failed. What it
-// listens to by is for answer, who keeps it.
-func (l *link) awaitExec(answer func(listener *os.File)) (console *os.File, err error) {
+// hearing is what becomes of messages that are for a [Pretence].
+type hearing struct {
+	introduce func(who string) error
+	answer    func(listener *os.File) // keeps it
+}
+
+// awaitExec reads messages until the stage has become the program, or failed.
+func (l *link) awaitExec(to hearing) (console *os.File, err error) {
 	ready, program := false, ""
 	for {
 		kind, text, file, err := l.receive()
@@ -66,6 +72,11 @@ func (l *link) awaitExec(answer func(listener *os.File)) (console *os.File, err 
 		if err == nil && (kind == msgNotFound || kind == msgNotExecutable || kind == msgError) {
 			err = &initError{text: text, kind: map[byte]error{
 				msgNotFound: ErrNotFound, msgNotExecutable: ErrNotExecutable}[kind]}
+		}
+		if err == nil && kind == msgUser {
+			if err = to.introduce(text); err == nil {
+				err = l.send(msgUser, "", -1)
+			}
 		}
 		if err != nil {
 			if console != nil {
@@ -81,7 +92,7 @@ func (l *link) awaitExec(answer func(listener *os.File)) (console *os.File, err 
 		case msgConsole:
 			console = file
 		case msgListener:
-			answer(file)
+			to.answer(file)
 		}
 	}
 }

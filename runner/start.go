@@ -26,6 +26,8 @@ type order struct {
 	// Ask says that the program asks about users and owners, where nobody listens to it yet.
 	// AskAttributes: about all changes of owners and modes of files, too.
 	Ask, AskAttributes bool
+
+	who identity // of the stage, once it is worked out
 }
 
 // Start runs cfg.Args as process 1 of new mount, pid, uts, ipc and cgroup
@@ -52,7 +54,7 @@ func Start(cfg Config) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.console, err = w.awaitExec(cfg.Pretence); err != nil {
+	if p.console, err = w.awaitExec(p.Pid(), cfg.Pretence); err != nil {
 		return nil, p.abandon(err)
 	}
 	return p, nil
@@ -85,11 +87,14 @@ func openPassage(cfg *Config) (w *passage, err error) {
 // files are the descriptors of the stage, in the order of configFD and those after it.
 func (w *passage) files() []*os.File { return []*os.File{w.config, w.theirs.file, w.binary} }
 
-// awaitExec reads what the stage says until it has become the program, or failed. The
-// stage has its end of the connection by now. What the program asks p answers.
-func (w *passage) awaitExec(p *Pretence) (console *os.File, err error) {
+// awaitExec reads what the stage, of this pid, says until it has become the program, or
+// failed. The stage has its end of the connection by now. What the program asks p answers.
+func (w *passage) awaitExec(pid int, p *Pretence) (console *os.File, err error) {
 	w.theirs.close()
-	return w.ours.awaitExec(func(listener *os.File) { go p.answer(listener) })
+	return w.ours.awaitExec(hearing{
+		introduce: func(who string) error { return p.introduce(pid, who) },
+		answer:    func(listener *os.File) { go p.answer(listener) },
+	})
 }
 
 func (w *passage) close() {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -31,9 +32,11 @@ const (
 
 // identity works out who the program is, and adds HOME to Env where it has none. Root
 // has the groups that the image's table gives him, too.
-func (c *Config) identity(root int) (identity, error) {
+func (o *order) identity(root int) (identity, error) {
 	var who identity
-	if c.Single && c.UserIsWish {
+	c := &o.Config
+	cramped := c.Single && !o.Ask
+	if cramped && c.UserIsWish {
 		c.User = ""
 	}
 	if c.User != "" {
@@ -41,7 +44,7 @@ func (c *Config) identity(root int) (identity, error) {
 			return who, err
 		}
 	}
-	if c.User == "" && !c.Single {
+	if c.User == "" && !cramped {
 		if err := who.join(root, "root"); err != nil {
 			return who, err
 		}
@@ -53,13 +56,19 @@ func (c *Config) identity(root int) (identity, error) {
 		}
 		who.groups = append(who.groups, gid)
 	}
-	if !c.Single && !slices.Contains(who.groups, who.gid) { // CVE-2022-36109
+	if !cramped && !slices.Contains(who.groups, who.gid) { // CVE-2022-36109
 		who.groups = append([]uint32{who.gid}, who.groups...)
 	}
-	if c.Single && (who.uid != 0 || who.gid != 0 || len(who.groups) > 0) {
+	if cramped && !who.isRoot() {
 		return who, fmt.Errorf("the user %q can not be had: this user namespace has a single id, 0", c.User)
 	}
 	return who, nil
+}
+
+// isRoot tells whether it is what every process with a single id is.
+func (who identity) isRoot() bool {
+	other := slices.ContainsFunc(who.groups, func(gid uint32) bool { return gid != 0 })
+	return who.uid == 0 && who.gid == 0 && !other
 }
 
 // findUser reads USER[:GROUP]. The sentences are docker's.
@@ -185,15 +194,12 @@ func eachLine(root int, name string, fields int, fn func(field []string) (done b
 // become makes the calling thread that user; its permitted capabilities stay. (The
 // functions of unix would stop all threads for it.)
 func (who identity) become(single bool) error {
-	if err := who.ownStreams(); err != nil {
-		return err
-	}
 	groups := unsafe.Pointer(unsafe.SliceData(who.groups))
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(who.groups)), uintptr(groups), 0)
 	if errno != 0 && !(single && errno == unix.EPERM) { // denied in such a namespace
 		return fmt.Errorf("setgroups %v: %w", who.groups, errno)
 	}
-	if who.uid == 0 && who.gid == 0 {
+	if who.isRoot() {
 		return nil
 	}
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
@@ -206,6 +212,25 @@ func (who identity) become(single bool) error {
 		return fmt.Errorf("become the user %d: %w", who.uid, noID(errno))
 	}
 	return nil
+}
+
+// introduce has the parent note who the program takes itself for, before it begins.
+func (who identity) introduce(control *link) error {
+	if who.isRoot() {
+		return nil
+	}
+	text := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, who.uid), who.gid)
+	for _, gid := range who.groups {
+		text = binary.LittleEndian.AppendUint32(text, gid)
+	}
+	if err := control.send(msgUser, string(text), -1); err != nil {
+		return err
+	}
+	kind, _, _, err := control.receive()
+	if err == nil && kind != msgUser {
+		err = errors.New("the supervisor has died")
+	}
+	return err
 }
 
 // noID explains EINVAL of a change of user.
