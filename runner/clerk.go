@@ -21,10 +21,9 @@ import (
 // clerkName is argv[0] of the clerk.
 const clerkName = "varve-clerk"
 
-// Descriptors of the clerk, after two that are /dev/null and the caller's stderr.
-const (
-	deskFD = 3 // a socket: an errand comes in, what has come of it goes out
-)
+// deskFD is a descriptor of the clerk, after two that are /dev/null and the caller's stderr: a
+// socket. An errand comes in, what has come of it goes out. The teller has one, too.
+const deskFD = 3
 
 // An errand is what the clerk is asked to do.
 type errand struct {
@@ -61,23 +60,34 @@ type clerk struct {
 // newClerk starts a clerk for the programs whose root is view, by stage or this program
 // itself if that is nil.
 func newClerk(view string, stage *os.File) (*clerk, error) {
+	proc, desk, err := startHelper(clerkName, view, stage)
+	if err != nil {
+		return nil, err
+	}
+	return &clerk{proc, desk}, nil
+}
+
+// startHelper starts a process of this name for the programs whose root is view. desk is a
+// socket to its descriptor deskFD.
+func startHelper(name, view string, stage *os.File) (proc *os.Process, desk *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "clerk"), os.NewFile(uintptr(fds[1]), "clerk")
-	defer func() { _ = theirs.Close() }() // the clerk has it
+	desk = os.NewFile(uintptr(fds[0]), name)
+	theirs := os.NewFile(uintptr(fds[1]), name)
+	defer func() { _ = theirs.Close() }() // the helper has it
 	attr := &os.ProcAttr{Env: []string{}, Dir: "/", Sys: &syscall.SysProcAttr{Setsid: true}, Files: []*os.File{nil, nil, os.Stderr, theirs}}
 	program := selfExe
 	if stage != nil {
 		program = fmt.Sprintf("/proc/self/fd/%d", deskFD+1)
 		attr.Files = append(attr.Files, stage)
 	}
-	proc, err := os.StartProcess(program, []string{clerkName, view}, attr)
+	proc, err = os.StartProcess(program, []string{name, view}, attr)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the clerk: %w", err), ours.Close())
+		return nil, nil, errors.Join(fmt.Errorf("start %s: %w", name, err), desk.Close())
 	}
-	return &clerk{proc, ours}, nil
+	return proc, desk, nil
 }
 
 // close ends the clerk.
@@ -108,7 +118,7 @@ func (c *clerk) run(e errand, data []byte, listener *seccomp.Listener) ([]byte, 
 		return nil, fmt.Errorf("ask the clerk: %v", err) // not an errno for the program
 	}
 	buf := make([]byte, 4+e.Length)
-	n, _, _, _, err := recvmsg(int(c.desk.Fd()), buf, nil)
+	n, _, _, _, err := recvmsg(int(c.desk.Fd()), buf, nil, 0)
 	if err != nil {
 		return nil, fmt.Errorf("hear from the clerk: %v", err)
 	}
@@ -122,9 +132,9 @@ func (c *clerk) run(e errand, data []byte, listener *seccomp.Listener) ([]byte, 
 }
 
 // recvmsg is that of a socket that blocks, again if Go's signals interrupt it.
-func recvmsg(fd int, buf, oob []byte) (n, oobn, flags int, from unix.Sockaddr, err error) {
+func recvmsg(fd int, buf, oob []byte, how int) (n, oobn, flags int, from unix.Sockaddr, err error) {
 	for {
-		n, oobn, flags, from, err = unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, from, err = unix.Recvmsg(fd, buf, oob, how|unix.MSG_CMSG_CLOEXEC)
 		if err != unix.EINTR {
 			return n, oobn, flags, from, err
 		}

@@ -62,7 +62,7 @@ func serveDesk(view string) error {
 	go o.walk()
 	buf, oob := make([]byte, longestErrand), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, oobn, _, _, err := recvmsg(deskFD, buf, oob)
+		n, oobn, _, _, err := recvmsg(deskFD, buf, oob, 0)
 		if err != nil || n == 0 { // the caller has gone
 			return err
 		}
@@ -182,14 +182,19 @@ func (o *office) change(e *errand, listener int) error {
 
 // tellOwner has a view of ours keep the owner.
 func tellOwner(file int, st *unix.Stat_t, e *errand) error {
-	// The kernel forgets the mode that it knows of the file only if it is changed by chmod.
-	if mode := st.Mode & 0o7777; st.Mode&unix.S_IFMT == unix.S_IFREG && mode != unprivileged(mode) {
-		if err := at.Chmod(file, "", unprivileged(mode)); err != nil {
-			return err
-		}
-	}
 	owner := fmt.Sprintf("%d:%d", int32(e.UID), int32(e.GID))
-	return at.Setxattr(file, "", ownerAttr, []byte(owner), 0)
+	if err := at.Setxattr(file, "", ownerAttr, []byte(owner), 0); err != nil {
+		return err
+	}
+	// The kernel forgets what it knows of the file only if it changes something by itself.
+	mode := st.Mode & 0o7777
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFLNK:
+		return nil
+	case unix.S_IFREG:
+		mode = unprivileged(mode)
+	}
+	return at.Chmod(file, "", mode)
 }
 
 // keptAttr has owner and mode of a file in the place of its own, as UID:GID:MODE and what it

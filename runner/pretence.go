@@ -29,10 +29,14 @@ type Pretence struct {
 	kernel bool
 	stage  *os.File
 	names  func() map[int32]string // of the calls that are asked about, by number
+	stats  func() map[int32]string // of those of the family of stat
+	pidns  func() string           // the one that we are in
 	used   atomic.Bool             // somebody is not root
 
 	mu   sync.Mutex // guards roll
 	roll *roll
+
+	teller teller
 
 	desk  sync.Mutex // guards clerk, and is held while that is on an errand
 	clerk *clerk     // nil until it is needed
@@ -41,7 +45,9 @@ type Pretence struct {
 // NewPretence makes a pretence for the programs that have the view as their root. Close has
 // to be called when all of them have ended. stage is as in Config.
 func NewPretence(view string, stage *os.File) *Pretence {
-	return &Pretence{view: view, stage: stage, names: sync.OnceValue(seccomp.Names), roll: newRoll()}
+	return &Pretence{view: view, stage: stage, roll: newRoll(), teller: teller{view: view, stage: stage},
+		names: sync.OnceValue(seccomp.Names), stats: sync.OnceValue(statCalls),
+		pidns: sync.OnceValue(ownPidns)}
 }
 
 // KeepAttributes says that the view is the kernel's overlayfs: then the attribute that has
@@ -53,7 +59,7 @@ func (p *Pretence) KeepAttributes() { p.kernel = true }
 func (p *Pretence) Close() error {
 	p.desk.Lock()
 	defer p.desk.Unlock()
-	return p.dismissLocked()
+	return errors.Join(p.teller.close(), p.dismissLocked())
 }
 
 // dismissLocked ends the clerk, if there is one.

@@ -15,7 +15,7 @@ const (
 
 // Stage has to be the first call of main (and of TestMain of a package whose
 // tests start containers). If this process was started by [Start] as the init
-// stage, or by [Process.Exec] as the exec stage, it becomes a program of the container, or ends; as the watch or the clerk it serves its caller and ends. If it was started by
+// stage, or by [Process.Exec] as the exec stage, it becomes a program of the container, or ends; as the watch, the clerk or the teller it serves its caller and ends. If it was started by
 // [StartSelf] it waits until its user namespace is complete and returns, as it
 // does in a process that was started by anybody else.
 func Stage() {
@@ -29,6 +29,8 @@ func Stage() {
 			watchStage()
 		case clerkName:
 			clerkStage()
+		case tellerName:
+			tellerStage()
 		}
 	}
 	if order := os.Getenv(stageEnv); order != "" {

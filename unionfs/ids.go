@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -99,6 +100,31 @@ func (fs *FS) copiedOwner(st *unix.Stat_t) (uid, gid uint32) {
 		gid = 0
 	}
 	return uid, gid
+}
+
+// hiddenOwner is the owner of a file that is shown as another's, if Options.Tell wants to know.
+func (fs *FS) hiddenOwner(st *unix.Stat_t) (uid, gid uint32, hidden bool) {
+	if fs.opt.Tell == nil {
+		return 0, 0, false
+	}
+	uid, gid = fs.copiedOwner(st)
+	shownUID, shownGID := fs.shownOwner(st)
+	return uid, gid, uid != shownUID || gid != shownGID
+}
+
+// attrValidity is how long the kernel may keep the attributes of a file.
+func (fs *FS) attrValidity(st *unix.Stat_t) time.Duration {
+	if _, _, hidden := fs.hiddenOwner(st); hidden {
+		return 0
+	}
+	return fs.opt.validity()
+}
+
+// tell has a thread that waits for attributes told the owner that these do not show.
+func (fs *FS) tell(pid uint32, st *unix.Stat_t) {
+	if uid, gid, hidden := fs.hiddenOwner(st); hidden {
+		fs.opt.Tell(pid, st.Ino, uid, gid)
+	}
 }
 
 // creator is the owner on the disk of what uid and gid make in the view. Somebody

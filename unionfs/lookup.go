@@ -92,7 +92,7 @@ func (fs *FS) entryOut(r ref, st *unix.Stat_t, out *fuse.EntryOut) {
 	out.NodeId = r.id()
 	out.Generation = 1 // node ids are never used again
 	out.SetEntryTimeout(fs.opt.validity())
-	out.SetAttrTimeout(fs.opt.validity())
+	out.SetAttrTimeout(fs.attrValidity(st))
 	fs.attrOut(st, &out.Attr)
 }
 
@@ -170,11 +170,17 @@ func (fs *FS) Forget(nodeid, nlookup uint64) { fs.forget(nodeid, nlookup) }
 
 // GetAttr returns the attributes of a file, open or not.
 func (fs *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	var st unix.Stat_t
 	r, err := fs.get(in.NodeId)
+	if err == nil {
+		err = fs.stat(r, &st)
+	}
 	if err != nil {
 		return status(err)
 	}
-	return status(fs.fillAttr(r, out))
+	fs.tell(in.Pid, &st)
+	fs.attrAnswer(&st, out)
+	return fuse.OK
 }
 
 func (fs *FS) fillAttr(r ref, out *fuse.AttrOut) error {
@@ -182,9 +188,13 @@ func (fs *FS) fillAttr(r ref, out *fuse.AttrOut) error {
 	if err := fs.stat(r, &st); err != nil {
 		return err
 	}
-	out.SetTimeout(fs.opt.validity())
-	fs.attrOut(&st, &out.Attr)
+	fs.attrAnswer(&st, out)
 	return nil
+}
+
+func (fs *FS) attrAnswer(st *unix.Stat_t, out *fuse.AttrOut) {
+	out.SetTimeout(fs.attrValidity(st))
+	fs.attrOut(st, &out.Attr)
 }
 
 // Statx is GetAttr with the time of birth, which the kernel asks for only when a
@@ -207,9 +217,10 @@ func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 	if err != nil {
 		return status(err)
 	}
+	fs.tell(in.Pid, &st)
 	var attr fuse.Attr
 	fs.attrOut(&st, &attr)
-	out.SetTimeout(fs.opt.validity())
+	out.SetTimeout(fs.attrValidity(&st))
 	statxOut(&attr, &stx, &out.Statx)
 	return fuse.OK
 }

@@ -72,6 +72,11 @@ type Options struct {
 	// kernel says). For Override, where the kernel knows root alone.
 	Told    bool
 	Creator func(pid uint32) (uid, gid uint32) `json:"-"`
+	// Tell, if not nil, is called while a thread waits for the attributes of a file that is
+	// shown as another owner's: by SquashUID and SquashGID, but uid and gid it has. The kernel
+	// does not keep such attributes, so that it asks again whenever a program does. Tell may be
+	// called from several goroutines, and must not wait for the view.
+	Tell func(pid uint32, ino uint64, uid, gid uint32) `json:"-"`
 	// Validity is how long the kernel may keep what it was told; 0: an hour, and
 	// below 0: not at all. It needs to be short only if somebody else changes the
 	// directories, which no view promises to follow.

@@ -344,7 +344,7 @@ func (s *supervisor) mount() error {
 		}
 		keepOwners(&view)
 		s.pretence = runner.NewPretence(filepath.Join(dir, viewName), s.stage)
-		view.Creator = s.pretence.Owner
+		view.Creator, view.Tell = s.pretence.Owner, s.pretence.Tell
 	}
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	if _, kernels := s.server.(kernelView); kernels && s.pretence != nil {

@@ -1,6 +1,11 @@
 package seccomp
 
-import "golang.org/x/sys/unix"
+import (
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // success is the verdict on a call that is not made: error 0, so it seems to have been.
 const success = unix.SECCOMP_RET_ERRNO
@@ -78,25 +83,21 @@ func becoming() map[string][]uint32 {
 // Names are those of the calls of the binary's own architecture about which the listener
 // of [Ask] is asked, by number.
 func Names() map[int32]string {
+	list := slices.Concat(Asked(), slices.Collect(maps.Keys(owning())), moding())
+	return Numbered(append(list, "prctl")...)
+}
+
+// Numbered are the calls of these names by their number in the binary's own architecture,
+// which may not have all of them.
+func Numbered(names ...string) map[int32]string {
 	numbers := arches()[0].numbers()
-	names := map[int32]string{}
-	for _, name := range Asked() {
+	list := map[int32]string{}
+	for _, name := range names {
 		if number, has := numbers[name]; has {
-			names[int32(number)] = name
+			list[int32(number)] = name
 		}
 	}
-	for name := range owning() {
-		if number, has := numbers[name]; has {
-			names[int32(number)] = name
-		}
-	}
-	names[int32(numbers["prctl"])] = "prctl"
-	for _, name := range moding() {
-		if number, has := numbers[name]; has {
-			names[int32(number)] = name
-		}
-	}
-	return names
+	return list
 }
 
 // rules are verdicts on calls of the binary's own architecture; all others are allowed.
