@@ -1,14 +1,19 @@
 package runner
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -140,55 +145,63 @@ type teller struct {
 	view  string
 	stage *os.File
 
-	mu   sync.Mutex  // guards all below
-	proc *os.Process // nil until it is needed
-	desk *os.File
-	idle []int          // lines
-	busy map[uint32]int // lines, by the thread that they are about
+	mu   sync.Mutex // guards both below, and all of now
+	now  *window    // nil until it is needed
 	over bool
+}
+
+// window is where one teller is to be reached.
+type window struct {
+	proc *os.Process
+	desk *os.File
+	idle []*line
+	busy map[uint32]*line // by the thread that they are about
+}
+
+// line leads to a thread of the teller's.
+type line struct {
+	file *os.File
+	conn syscall.RawConn
 }
 
 // tell has the teller stop a thread, and returns when the view may answer it.
 func (t *teller) tell(f fact) error {
-	line, fresh, err := t.lineOf(f.TID)
+	w, l, fresh, err := t.lineFor(f.TID)
 	if err != nil {
 		return err
 	}
-	raw, err := binary.Append(nil, binary.LittleEndian, f)
-	if err != nil {
-		return err
+	if err = l.send(f); err == nil && fresh { // else it is to stop already: it has come past a directory
+		err = t.await(l, f.TID)
 	}
-	if err := unix.Sendto(line, raw, unix.MSG_NOSIGNAL, nil); err != nil {
-		return t.hangUp(fmt.Errorf("ask the teller: %w", err))
-	}
-	if !fresh { // it is to stop already: it has come past a directory on its way
+	if err == nil {
 		return nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now == w { // another one comes with the next fact
+		t.now = nil
+		err = errors.Join(err, w.close())
+	}
+	return fmt.Errorf("the teller: %w", err)
+}
+
+// await waits until the teller is ready. That it can not be in time is no error.
+func (t *teller) await(l *line, tid uint32) error {
 	for begin := time.Now(); time.Since(begin) < tellPatience; {
-		said, err := hear(line, 0)
+		said, err := l.hear(0)
 		switch {
-		case said != "":
-			t.note(f.TID, line, said)
-			return nil
 		case err == nil:
-			return t.hangUp(errors.New("the teller has gone"))
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.now.note(tid, l, said)
+			return nil
 		case err != unix.EAGAIN:
-			return t.hangUp(fmt.Errorf("hear from the teller: %w", err))
-		case isKilled(f.TID):
+			return err
+		case isKilled(tid):
 			return nil
 		}
 	}
 	return nil
-}
-
-// hear reads what a line has; EAGAIN says that there is nothing, "" that nobody is there.
-func hear(line, flags int) (string, error) {
-	buf := make([]byte, 16)
-	n, _, _, _, err := recvmsg(line, buf, nil, flags)
-	if err != nil {
-		return "", err
-	}
-	return string(buf[:n]), nil
 }
 
 // isKilled tells whether a thread has SIGKILL before it.
@@ -202,76 +215,22 @@ func isKilled(tid uint32) bool {
 	return err != nil || mask&(1<<(unix.SIGKILL-1)) != 0
 }
 
-// lineOf is the line for a thread; fresh says that the teller does not know of it yet.
-func (t *teller) lineOf(tid uint32) (line int, fresh bool, err error) {
+// lineFor finds a line for a thread; fresh says that the teller does not know of it yet.
+func (t *teller) lineFor(tid uint32) (w *window, l *line, fresh bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.over {
-		return -1, false, os.ErrClosed
+		return nil, nil, false, os.ErrClosed
 	}
-	for other, line := range t.busy {
-		if said, err := hear(line, unix.MSG_DONTWAIT); err == nil {
-			t.noteLocked(other, line, said)
-		}
-	}
-	if line, busy := t.busy[tid]; busy {
-		return line, false, nil
-	}
-	if n := len(t.idle); n > 0 {
-		line, t.idle = t.idle[n-1], t.idle[:n-1]
-	} else if line, err = t.newLineLocked(); err != nil {
-		return -1, false, err
-	}
-	t.busy[tid] = line
-	return line, true, nil
-}
-
-func (t *teller) note(tid uint32, line int, said string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.noteLocked(tid, line, said)
-}
-
-// noteLocked takes back a line whose thread has been told.
-// Preconditions: t.mu is held.
-func (t *teller) noteLocked(tid uint32, line int, said string) {
-	if strings.IndexByte(said, tellDone) >= 0 && t.busy[tid] == line {
-		delete(t.busy, tid)
-		t.idle = append(t.idle, line)
-	}
-}
-
-// newLineLocked makes one more line, to a teller that is started where there is none.
-// Preconditions: t.mu is held.
-func (t *teller) newLineLocked() (int, error) {
-	if t.proc == nil {
+	if t.now == nil {
 		proc, desk, err := startHelper(tellerName, t.view, t.stage)
 		if err != nil {
-			return -1, err
+			return nil, nil, false, err
 		}
-		t.proc, t.desk, t.busy = proc, desk, map[uint32]int{}
+		t.now = &window{proc: proc, desk: desk, busy: map[uint32]*line{}}
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("socketpair: %w", err)
-	}
-	defer func() { _ = unix.Close(fds[1]) }() // the teller has it
-	glance := unix.NsecToTimeval(tellGlance.Nanoseconds())
-	err = unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &glance)
-	if err == nil {
-		err = unix.Sendmsg(int(t.desk.Fd()), []byte{0}, unix.UnixRights(fds[1]), nil, unix.MSG_NOSIGNAL)
-	}
-	if err != nil {
-		return -1, errors.Join(fmt.Errorf("ask the teller: %w", err), unix.Close(fds[0]))
-	}
-	return fds[0], nil
-}
-
-// hangUp ends a teller that can not be heard; another one comes with the next fact.
-func (t *teller) hangUp(cause error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return errors.Join(cause, t.dismissLocked())
+	l, fresh, err = t.now.lineFor(tid)
+	return t.now, l, fresh, err
 }
 
 // close ends the teller, if there is one.
@@ -279,30 +238,93 @@ func (t *teller) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.over = true
-	return t.dismissLocked()
-}
-
-// dismissLocked closes all that leads to the teller, which ends it.
-// Preconditions: t.mu is held.
-func (t *teller) dismissLocked() error {
-	if t.proc == nil {
+	if t.now == nil {
 		return nil
 	}
-	err := t.proc.Kill()
+	w := t.now
+	t.now = nil
+	return w.close()
+}
+
+func (w *window) lineFor(tid uint32) (l *line, fresh bool, err error) {
+	for other, l := range w.busy {
+		if said, err := l.hear(unix.MSG_DONTWAIT); err == nil {
+			w.note(other, l, said)
+		}
+	}
+	if l := w.busy[tid]; l != nil {
+		return l, false, nil
+	}
+	if n := len(w.idle); n > 0 {
+		l, w.idle = w.idle[n-1], w.idle[:n-1]
+	} else if l, err = w.newLine(); err != nil {
+		return nil, false, err
+	}
+	w.busy[tid] = l
+	return l, true, nil
+}
+
+// note takes back a line whose thread has been told.
+func (w *window) note(tid uint32, l *line, said string) {
+	if w != nil && strings.IndexByte(said, tellDone) >= 0 && w.busy[tid] == l {
+		delete(w.busy, tid)
+		w.idle = append(w.idle, l)
+	}
+}
+
+func (w *window) newLine() (*line, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	defer func() { _ = unix.Close(fds[1]) }() // the teller has it
+	l := &line{file: os.NewFile(uintptr(fds[0]), "line")}
+	glance := unix.NsecToTimeval(tellGlance.Nanoseconds())
+	err = unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &glance)
+	if err == nil {
+		err = unix.Sendmsg(int(w.desk.Fd()), []byte{0}, unix.UnixRights(fds[1]), nil, unix.MSG_NOSIGNAL)
+	}
+	if err == nil {
+		l.conn, err = l.file.SyscallConn()
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.file.Close())
+	}
+	return l, nil
+}
+
+// close ends the teller, and all that leads to it.
+func (w *window) close() error {
+	err := w.proc.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
 	}
-	_, waitErr := t.proc.Wait()
-	err = errors.Join(err, waitErr, t.desk.Close())
-	for _, line := range t.idle {
-		err = errors.Join(err, unix.Close(line))
+	_, waitErr := w.proc.Wait()
+	err = errors.Join(err, waitErr, w.desk.Close())
+	for _, l := range slices.AppendSeq(w.idle, maps.Values(w.busy)) {
+		err = errors.Join(err, l.file.Close()) // who waits at it hears that nobody is there
 	}
-	for _, line := range t.busy {
-		err = errors.Join(err, unix.Close(line))
-	}
-	t.proc, t.desk, t.idle, t.busy = nil, nil, nil, nil
+	return err
+}
+
+func (l *line) send(f fact) error {
+	raw, err := binary.Append(nil, binary.LittleEndian, f)
 	if err != nil {
-		return fmt.Errorf("end the teller: %w", err)
+		return err
 	}
-	return nil
+	ctlErr := l.conn.Control(func(fd uintptr) { err = unix.Sendto(int(fd), raw, unix.MSG_NOSIGNAL, nil) })
+	return errors.Join(ctlErr, err)
+}
+
+// hear reads what a line has, unix.EAGAIN if that is nothing in the time of a glance.
+func (l *line) hear(flags int) (said string, err error) {
+	buf, n := make([]byte, 16), 0
+	ctlErr := l.conn.Control(func(fd uintptr) { n, _, _, _, err = recvmsg(int(fd), buf, nil, flags) })
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if ctlErr != nil || err != nil {
+		return "", cmp.Or(ctlErr, err)
+	}
+	return string(buf[:n]), nil
 }
