@@ -164,25 +164,34 @@ type line struct {
 	conn syscall.RawConn
 }
 
-// tell has the teller stop a thread, and returns when the view may answer it.
-func (t *teller) tell(f fact) error {
-	w, l, fresh, err := t.lineFor(f.TID)
-	if err != nil {
-		return err
+// tell has the teller stop a thread, and returns when the view may answer it; another teller,
+// if that has been killed for want of memory.
+func (t *teller) tell(f fact) (err error) {
+	for range 2 {
+		w, l, fresh, startErr := t.lineFor(f.TID)
+		if startErr != nil {
+			return fmt.Errorf("the teller: %w", startErr)
+		}
+		if err = l.send(f); err == nil && fresh { // else it is to stop already: it has come past a directory
+			err = t.await(l, f.TID)
+		}
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("the teller: %w", errors.Join(err, t.dismiss(w)))
 	}
-	if err = l.send(f); err == nil && fresh { // else it is to stop already: it has come past a directory
-		err = t.await(l, f.TID)
-	}
-	if err == nil {
-		return nil
-	}
+	return err
+}
+
+// dismiss ends a teller that can not be heard.
+func (t *teller) dismiss(w *window) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.now == w { // another one comes with the next fact
-		t.now = nil
-		err = errors.Join(err, w.close())
+	if t.now != w { // somebody else has done it
+		return nil
 	}
-	return fmt.Errorf("the teller: %w", err)
+	t.now = nil
+	return w.close()
 }
 
 // await waits until the teller is ready. That it can not be in time is no error.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,8 +19,9 @@ import (
 	"github.com/varvefs/varve/internal/testenv"
 )
 
-// clerks are the processes that walk paths for the supervisor of a container.
-func clerks(t *testing.T, supervisor int) []int {
+// attendants are the children of the supervisor of a container with this name: clerks walk paths,
+// tellers tell whose files are.
+func attendants(t *testing.T, supervisor int, name string) []int {
 	t.Helper()
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", supervisor))
 	require.NoError(t, err)
@@ -28,7 +30,7 @@ func clerks(t *testing.T, supervisor int) []int {
 		children, _ := os.ReadFile(list) // a thread may have ended
 		for child := range strings.FieldsSeq(string(children)) {
 			line, _ := os.ReadFile("/proc/" + child + "/cmdline") // so may a child
-			if pid, err := strconv.Atoi(child); err == nil && strings.HasPrefix(string(line), "varve-clerk\x00") {
+			if pid, err := strconv.Atoi(child); err == nil && strings.HasPrefix(string(line), name+"\x00") {
 				found = append(found, pid)
 			}
 		}
@@ -59,14 +61,14 @@ func TestClerk(t *testing.T) {
 	h := newHome(t, &u)
 	h.ok(t, "run", "-d", "--name", "long", "small:1", "sleep", "600")
 	supervisor := h.state(t).Supervisor.Pid
-	require.Empty(t, clerks(t, supervisor), "nobody has asked for anything")
+	require.Empty(t, attendants(t, supervisor, "varve-clerk"), "nobody has asked for anything")
 
 	h.ok(t, "exec", "long", "sh", "-c", "touch /x; chown 33:44 /x")
-	first := clerks(t, supervisor)
+	first := attendants(t, supervisor, "varve-clerk")
 	require.Len(t, first, 1)
 	require.NoError(t, unix.Kill(first[0], unix.SIGKILL))
 	h.ok(t, "exec", "long", "sh", "-c", "touch /y; chown 35:36 /y")
-	require.Len(t, clerks(t, supervisor), 1)
+	require.Len(t, attendants(t, supervisor, "varve-clerk"), 1)
 
 	t.Run("many at once", func(t *testing.T) {
 		var wait sync.WaitGroup
@@ -90,10 +92,56 @@ func TestClerk(t *testing.T) {
 	require.Equal(t, [2]int{33, 44}, list["x"])
 	require.Equal(t, [2]int{35, 36}, list["y"])
 
-	last := clerks(t, supervisor)
+	endsWith(t, supervisor, attendants(t, supervisor, "varve-clerk"))
+}
+
+// endsWith kills a supervisor, and waits for its only helper to end.
+func endsWith(t *testing.T, supervisor int, helper []int) {
+	t.Helper()
+	require.Len(t, helper, 1)
 	require.NoError(t, unix.Kill(supervisor, unix.SIGKILL))
-	testenv.Eventually(t, "the clerk ends with its supervisor", func() bool {
-		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", last[0]))
+	testenv.Eventually(t, "the helper ends with its supervisor", func() bool {
+		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", helper[0]))
 		return err != nil || strings.Contains(string(state), ") Z ")
 	})
+}
+
+// TestTeller: with a single id a process comes when somebody first asks whose a file is that is not
+// root's. It tells threads that get signals, that are killed and stopped, and whose process
+// goes to another program; another one comes when it is killed, and none outlives the
+// supervisor.
+func TestTeller(t *testing.T) {
+	testenv.FUSE(t)
+	u := testenv.Single(t)
+	testenv.CheckLeaks(t)
+	h := newHome(t, &u)
+	asker := filepath.Join(u.Dir(t), "asker")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", asker, "./testdata/asker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	h.ok(t, "run", "-d", "--name", "long", "-v", asker+":/asker", "small:1", "sleep", "600")
+	supervisor := h.state(t).Supervisor.Pid
+	h.ok(t, "exec", "long", "sh", "-ec", "touch /root /x; stat /root /x; chown 33:44 /x; mkdir /d; touch /d/root; chown 5:6 /d")
+	require.Empty(t, attendants(t, supervisor, "varve-teller"), "nobody has asked about a file that is not root's")
+
+	require.Equal(t, "33:44\n", h.ok(t, "exec", "long", "stat", "-c", "%u:%g", "/x"))
+	first := attendants(t, supervisor, "varve-teller")
+	require.Len(t, first, 1)
+	require.NoError(t, unix.Kill(first[0], unix.SIGKILL))
+	require.Equal(t, "33:44\n", h.ok(t, "exec", "long", "stat", "-c", "%u:%g", "/x"))
+
+	require.Equal(t, "told 400 of 400\n", h.ok(t, "exec", "long", "/asker", "threads", "/x", "33"))
+	require.Equal(t, "told 400 of 400\n", h.ok(t, "exec", "long", "/asker", "threads", "/d/root", "0"))
+	for range 5 {
+		h.ok(t, "exec", "long", "/asker", "leave", "/x")
+	}
+	h.ok(t, "exec", "long", "sh", "-ec", `mkfifo /said
+		for i in 1 2 3 4 5; do
+			/asker hang /x >/said & read ready </said
+			kill -STOP $!; stat -c %u /x; kill -CONT $!; kill -KILL $!
+			wait $! || test $? = 137
+		done`)
+	require.Equal(t, "0:0\n", h.ok(t, "exec", "long", "sh", "-c", "chown 0:0 /x; stat -c %u:%g /x"))
+	endsWith(t, supervisor, attendants(t, supervisor, "varve-teller"))
 }
