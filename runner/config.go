@@ -140,7 +140,7 @@ type Config struct {
 	// HOME in Env gets that of /etc/passwd.
 	User   string
 	Groups []string
-	// UserIsWish: where User can not be had, as there is a single id, root has to do.
+	// UserIsWish: where User can not be had, as there is a single id and no Pretence, root has to do.
 	UserIsWish bool
 }
 

@@ -18,7 +18,7 @@ import (
 // with a single id, whose kernel knows root alone. A process that changes its user takes
 // itself, and is taken by what it starts, for that user from then on, though the kernel
 // goes on treating it as root; a file that is given to a user is his in what the view keeps
-// of it, though it is shown as root's. Who may not do such a thing as the user he takes
+// of it, and so programs are told, though the kernel takes it for root's. Who may not do such a thing as the user he takes
 // himself for, or for want of a capability, is told so.
 //
 // The zero value is not usable: [NewPretence] makes one, for all programs of a container,

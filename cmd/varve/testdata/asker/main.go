@@ -18,7 +18,7 @@ import (
 
 const (
 	threads = 4
-	times   = 25
+	times   = 5
 )
 
 func main() {
