@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/at"
 )
 
 // counter is what the teller works with.
@@ -23,11 +25,11 @@ func tellerStage() {
 }
 
 func serveCounter(view string) error {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, view, unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+	var st unix.Stat_t
+	if err := at.Stat(at.CWD, view, &st); err != nil {
 		return err
 	}
-	c := &counter{st.Dev_major, st.Dev_minor}
+	c := &counter{unix.Major(st.Dev), unix.Minor(st.Dev)}
 	buf, oob := make([]byte, 16), make([]byte, unix.CmsgSpace(4))
 	for {
 		n, oobn, _, _, err := recvmsg(deskFD, buf, oob, 0)
