@@ -50,7 +50,7 @@ func tunDevice() Finding {
 
 // namespaces looks at what makes a user the root of a container.
 func namespaces() []Finding {
-	ids := Finding{What: "subordinate ids", For: "containers with more users than one"}
+	ids := Finding{What: "subordinate ids", For: "users inside that the kernel keeps apart"}
 	space := Finding{What: "user namespaces", For: "containers of users who are not root"}
 	plan, err := runner.PlanUserns()
 	switch {
