@@ -17,6 +17,8 @@ const (
 	HostNetwork Network = iota
 	// NoNetwork is a network namespace of its own with nothing but loopback.
 	NoNetwork
+	// JoinedNetwork is that of another container, Config.Shared.
+	JoinedNetwork
 )
 
 // Mount is a file or directory of the host that the container sees (-v).
@@ -91,6 +93,13 @@ type Config struct {
 	GroupDir string
 	// HostCgroups, HostIPC and HostUTS share these namespaces of the caller.
 	HostCgroups, HostIPC, HostUTS bool
+	// HostPID shares the caller's process ids. The program is not process 1 then, and what
+	// it has started ends with it as [Process.Wait] says.
+	HostPID bool
+	// Shared are namespaces of other containers in the place of own ones. For [Process.Exec]
+	// JoinedPID says that the container has process ids of another one.
+	Shared    Shared `json:"-"`
+	JoinedPID bool
 	// NoShm leaves /dev/shm out.
 	NoShm bool
 
@@ -112,6 +121,12 @@ type Config struct {
 	// not be made: those of the host are shown instead. Single says that this
 	// namespace has one id, 0. Start sees to both itself.
 	Rootless, Single bool
+
+	// UIDs and GIDs give the program a user namespace of its own: outside are the ids of
+	// the caller, who has to have the right to map them (user_namespaces(7)). nil has the
+	// program in the caller's. The root and the volumes are opened by the caller then, as
+	// whoever is root inside may have no way to them.
+	UIDs, GIDs []IDMap
 
 	// Capabilities are the numbers (CAP_…) of what the program may have; nil
 	// is [DefaultCapabilities].

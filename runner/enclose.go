@@ -27,15 +27,18 @@ func (v View) Enclose() (root int, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return -1, fmt.Errorf("make the mounts private: %w", err)
 	}
-	volumes, err := openVolumes(v.Mounts)
+	volumes, err := openVolumes(v.Mounts, false)
 	if err != nil {
 		return -1, err
 	}
-	covers, err := openVolumes(v.Covers)
+	covers, err := openVolumes(v.Covers, false)
 	if err != nil {
 		return -1, err
 	}
-	if root, err = enterRoot(v.Root); err != nil {
+	if root, err = openRoot(v.Root); err == nil {
+		root, err = enterRoot(root)
+	}
+	if err != nil {
 		return -1, err
 	}
 	// The mount behind root lies under the volumes now, as the init stage has it.
@@ -59,16 +62,4 @@ func (v View) Enclose() (root int, err error) {
 		return -1, fmt.Errorf("enter the files of the container: %w", err)
 	}
 	return root, nil
-}
-
-// openVolumes opens the host's side of all of them.
-func openVolumes(list []Mount) (fds []int, err error) {
-	for _, m := range list {
-		fd, err := openVolume(m, false)
-		if err != nil {
-			return nil, err
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
 }

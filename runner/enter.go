@@ -36,17 +36,17 @@ func (p *Process) Exec(cfg Config) (*Process, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	w, err := openPassage(&cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer w.close()
 	target, err := p.pidfd()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = target.Close() }() // a pidfd
-	child, err := enter(&cfg, target, w)
+	w, err := openPassage(&cfg, target)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	child, err := enter(&cfg, w)
 	if err != nil {
 		return nil, err
 	}
@@ -71,10 +71,15 @@ func (p *Process) pidfd() (*os.File, error) {
 
 // enter starts the exec stage from a thread that ends then: what it has entered for
 // its children can not be left.
-func enter(cfg *Config, target *os.File, w *passage) (*Process, error) {
-	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, append(w.files(), target)...)
+func enter(cfg *Config, w *passage) (*Process, error) {
+	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, w.files()...)
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
+	}
+	if cfg.UIDs != nil {
+		if err := giveStreams(cfg); err != nil {
+			return nil, err
+		}
 	}
 	attr := &os.ProcAttr{Env: []string{}, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
 	if cfg.Group != nil {
@@ -84,8 +89,14 @@ func enter(cfg *Config, target *os.File, w *passage) (*Process, error) {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWPID); err != nil {
-			started <- fmt.Errorf("enter the container: setns: %w", err)
+		if !cfg.HostPID {
+			if err := unix.Setns(int(w.target.Fd()), unix.CLONE_NEWPID); err != nil {
+				started <- fmt.Errorf("enter the container: setns: %w", err)
+				return
+			}
+		}
+		if cfg.UIDs != nil {
+			started <- p.leap(execName, cfg, attr, w, w.target, cfg.own(), 0)
 			return
 		}
 		started <- p.forkAs(execName, attr)
@@ -128,7 +139,7 @@ func joinProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(enterGroups(o.Join), scoreOOM(o.OOMScoreAdj)); err != nil {
+	if err = errors.Join(enterGroups(o), scoreOOM(o.OOMScoreAdj)); err != nil {
 		return err
 	}
 	// The processes of the container must not look into this one, which has more
@@ -166,20 +177,15 @@ func joinProgram(control *link) error {
 // joinNamespaces enters all namespaces of the container but that of pids, in which
 // this process was born. Its root and working directory are the container's then.
 func joinNamespaces(cfg *Config) error {
+	if cfg.UIDs != nil { // it was born there
+		return nil
+	}
 	// A mount namespace can be entered by a thread alone only if it shares no root
 	// directory with others.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	// Those of the host may be nobody's to enter, and are ours already.
-	all := unix.CLONE_NEWNS
-	for flag, own := range map[int]bool{unix.CLONE_NEWUTS: !cfg.HostUTS, unix.CLONE_NEWIPC: !cfg.HostIPC,
-		unix.CLONE_NEWCGROUP: !cfg.HostCgroups, unix.CLONE_NEWNET: cfg.Network != HostNetwork} {
-		if own {
-			all |= flag
-		}
-	}
-	err := unix.Setns(targetFD, all)
+	err := unix.Setns(targetFD, cfg.own())
 	if errors.Is(err, unix.ESRCH) {
 		return errors.New("the container has ended")
 	}
@@ -187,6 +193,19 @@ func joinNamespaces(cfg *Config) error {
 		return fmt.Errorf("enter the container: setns: %w", err)
 	}
 	return nil
+}
+
+// own are the namespaces that the container does not share with the caller, but those of
+// users and of pids. Those of the host may be nobody's to enter, and are ours already.
+func (c *Config) own() int {
+	all := unix.CLONE_NEWNS
+	for flag, own := range map[int]bool{unix.CLONE_NEWUTS: !c.HostUTS, unix.CLONE_NEWIPC: !c.HostIPC,
+		unix.CLONE_NEWCGROUP: !c.HostCgroups, unix.CLONE_NEWNET: c.Network != HostNetwork} {
+		if own {
+			all |= flag
+		}
+	}
+	return all
 }
 
 // joinStreams makes descriptors 0 to 2 of what the caller left out.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -37,21 +36,21 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(joinGroups(&o.Config), scoreOOM(o.OOMScoreAdj)); err != nil {
+	if err = errors.Join(joinGroups(o), scoreOOM(o.OOMScoreAdj)); err != nil {
 		return err
 	}
 	if err = setUpHost(&o.Config); err != nil {
 		return err
 	}
-	outside, err := openOutside(&o.Config) // 1
+	outside, err := openOutside(o) // 1
 	if err != nil {
 		return err
 	}
-	root, err := enterRoot(o.Root) // 2
+	root, err := enterRoot(outside.root) // 2
 	if err != nil {
 		return err
 	}
-	if !o.Privileged && !o.Rootless { // in a user namespace nobody opens a device so
+	if o.closesDevices() {
 		if err = setMountFlags(root, unix.MOUNT_ATTR_NODEV, 0); err != nil {
 			return fmt.Errorf("close the root to devices: %w", err)
 		}
@@ -95,8 +94,8 @@ func readOrder() (*order, error) {
 
 // joinGroups goes into control groups of version 1, and makes the namespace in
 // which the groups of this process are the roots.
-func joinGroups(cfg *Config) error {
-	if err := enterGroups(cfg.Join); err != nil || cfg.HostCgroups {
+func joinGroups(o *order) error {
+	if err := enterGroups(o); err != nil || o.HostCgroups {
 		return err
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
@@ -105,11 +104,15 @@ func joinGroups(cfg *Config) error {
 	return nil
 }
 
-func enterGroups(dirs []string) error {
-	for _, dir := range dirs {
-		name := filepath.Join(dir, "cgroup.procs")
-		if err := os.WriteFile(name, []byte("0"), 0); err != nil { // 0 is who writes
-			return fmt.Errorf("join a control group: %w", err)
+func enterGroups(o *order) error {
+	for i, dir := range o.Join {
+		fd, err := o.openProcs(i, dir)
+		if err == nil {
+			_, err = unix.Write(fd, []byte("0")) // 0 is who writes
+			_ = unix.Close(fd)                   // the write has told
+		}
+		if err != nil {
+			return fmt.Errorf("join a control group: %s: %w", dir, err)
 		}
 	}
 	return nil
@@ -190,6 +193,11 @@ func execute(control *link, program string, o *order, bound bool) error {
 		}
 		if _, err = unix.FcntlInt(controlFD, unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("fcntl: %w", err)
+		}
+		if cfg.sharesPIDs() { // process 1 has orphans anyway
+			if err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+				return fmt.Errorf("prctl PR_SET_CHILD_SUBREAPER: %w", err)
+			}
 		}
 	}
 	if bound {

@@ -18,6 +18,7 @@ type Process struct {
 	startTime uint64
 	console   *os.File
 	grouped   bool
+	herd      *herd    // nil if the kernel ends all processes with the program
 	stage     *os.File // Config.Stage
 
 	done chan struct{} // closed when code and err below are final
@@ -85,15 +86,35 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) oversee(pidfd *os.File) {
 	defer close(p.done)
 	ended, unwatched := make(chan struct{}), make(chan error, 1)
-	go func() { unwatched <- keepWatch(pidfd, p.stage, ended) }()
+	go func() { unwatched <- keepWatch(pidfd, p.stage, p.herd, ended) }()
 	state, err := p.proc.Wait()
+	if p.herd != nil {
+		p.err = p.herd.end()
+	}
 	close(ended)
 	if err != nil {
-		p.err = fmt.Errorf("wait for process %d: %w", p.proc.Pid, err)
+		p.err = errors.Join(p.err, fmt.Errorf("wait for process %d: %w", p.proc.Pid, err))
 	} else {
 		p.code = exitCode(state)
 	}
 	p.err = errors.Join(p.err, <-unwatched)
+	if p.herd != nil {
+		_ = p.herd.mounts.Close() // a namespace
+	}
+}
+
+// gather notes how the processes of the container are found, which has just been started.
+func (p *Process) gather(cfg *Config) (err error) {
+	group := cfg.GroupDir
+	if !p.grouped {
+		group = ""
+	}
+	if p.herd, err = newHerd(p.Pid(), group); err != nil {
+		_ = p.proc.Kill() // it is not reaped yet
+		_, waitErr := p.proc.Wait()
+		err = errors.Join(err, waitErr)
+	}
+	return err
 }
 
 // abandon ends the init stage that could not become the program. It returns

@@ -22,6 +22,9 @@ type Self struct {
 	Userns        *Userns // nil stays in the user namespace of this process
 	Setsid        bool    // a session of its own, without a terminal
 	PrivateMounts bool    // a mount namespace of its own; always so with Userns
+	// Into is a pidfd of a process whose user namespace the new one is in, in the place of
+	// Userns; nil is none. It stays the caller's. That namespace has to be one that its user made.
+	Into *os.File
 }
 
 // Child is a process that [StartSelf] has started. Its methods may be called
@@ -97,7 +100,12 @@ func startSelf(s Self) (*Child, error) {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	attr := &os.ProcAttr{Files: append(files, gate), Sys: s.attributes(), Env: s.environment(len(files))}
-	proc, err := os.StartProcess(selfExe, s.Args, attr)
+	var proc *os.Process
+	if s.Into != nil {
+		proc, err = s.leap(attr)
+	} else {
+		proc, err = os.StartProcess(selfExe, s.Args, attr)
+	}
 	_ = gate.Close() // the child has it
 	if err != nil {
 		_ = opener.Close() // nothing was written
@@ -108,6 +116,23 @@ func startSelf(s Self) (*Child, error) {
 		return nil, c.abandon(err)
 	}
 	return c, nil
+}
+
+// leap starts the child in the user namespace of another process. attr is as for
+// os.StartProcess.
+func (s *Self) leap(attr *os.ProcAttr) (*os.Process, error) {
+	binary, err := os.OpenFile(selfExe, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = binary.Close() }() // O_PATH
+	l := leap{binary: binary, args: s.Args, env: attr.Env, files: attr.Files, session: s.Setsid,
+		target: s.Into, spaces: unix.CLONE_NEWUSER, fresh: int(attr.Sys.Cloneflags)}
+	pid, err := l.start()
+	if err != nil {
+		return nil, err
+	}
+	return os.FindProcess(pid)
 }
 
 // keepInherited has no process that this one starts get a descriptor that this one
@@ -148,9 +173,7 @@ func (s *Self) attributes() *syscall.SysProcAttr {
 	}
 	attr.Cloneflags |= unix.CLONE_NEWUSER
 	if !s.Userns.Single {
-		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
-			attr.AmbientCaps = append(attr.AmbientCaps, c)
-		}
+		attr.AmbientCaps = everyCapability()
 		return attr
 	}
 	attr.UidMappings, attr.GidMappings = sysMap(s.Userns.UIDs), sysMap(s.Userns.GIDs)

@@ -26,6 +26,7 @@ type order struct {
 	// Ask says that the program asks about users and owners, where nobody listens to it yet.
 	// AskAttributes: about all changes of owners and modes of files, too.
 	Ask, AskAttributes bool
+	lent
 
 	who identity // of the stage, once it is worked out
 }
@@ -45,7 +46,7 @@ func Start(cfg Config) (*Process, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	w, err := openPassage(&cfg)
+	w, err := openPassage(&cfg, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,13 +66,23 @@ func Start(cfg Config) (*Process, error) {
 type passage struct {
 	config       *os.File
 	binary       *os.File
-	lent         bool // binary is the caller's
+	borrowed     bool       // binary is the caller's
+	loans        []*os.File // what the stage could not open itself
+	target       *os.File   // the process that an exec stage follows, the caller's; else nil
 	ours, theirs *link
 }
 
-func openPassage(cfg *Config) (w *passage, err error) {
-	w = &passage{binary: cfg.Stage, lent: cfg.Stage != nil}
-	if w.config, err = writeOrder(cfg); err == nil && !w.lent {
+// openPassage opens it. target is a pidfd of who is in the container, if that is there
+// already, or nil.
+func openPassage(cfg *Config, target *os.File) (w *passage, err error) {
+	w = &passage{target: target, binary: cfg.Stage, borrowed: cfg.Stage != nil}
+	o := order{Config: *cfg}
+	o.JoinedPID = cfg.sharesPIDs() && !cfg.HostPID
+	err = w.lend(&o)
+	if err == nil {
+		w.config, err = writeOrder(&o)
+	}
+	if err == nil && !w.borrowed {
 		w.binary, err = openBinary()
 	}
 	if err == nil {
@@ -85,7 +96,13 @@ func openPassage(cfg *Config) (w *passage, err error) {
 }
 
 // files are the descriptors of the stage, in the order of configFD and those after it.
-func (w *passage) files() []*os.File { return []*os.File{w.config, w.theirs.file, w.binary} }
+func (w *passage) files() []*os.File {
+	list := []*os.File{w.config, w.theirs.file, w.binary}
+	if w.target != nil {
+		list = append(list, w.target)
+	}
+	return append(list, w.loans...)
+}
 
 // awaitExec reads what the stage, of this pid, says until it has become the program, or
 // failed. The stage has its end of the connection by now. What the program asks p answers.
@@ -101,8 +118,11 @@ func (w *passage) close() {
 	if w.config != nil {
 		_ = w.config.Close() // a memfd
 	}
-	if w.binary != nil && !w.lent {
+	if w.binary != nil && !w.borrowed {
 		_ = w.binary.Close() // only read
+	}
+	for _, f := range w.loans {
+		_ = f.Close() // a mount that the stage has, or nothing was written
 	}
 	if w.ours != nil {
 		w.ours.close()
@@ -112,13 +132,14 @@ func (w *passage) close() {
 
 // writeOrder puts the order in memory that the init stage reads: unlike a pipe
 // it takes any size without a reader.
-func writeOrder(cfg *Config) (*os.File, error) {
+func writeOrder(o *order) (*os.File, error) {
 	ns, err := CurrentUserns()
 	if err != nil {
 		return nil, err
 	}
-	o := order{Config: *cfg, Null: [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}}
-	o.Rootless, o.Single = ns != nil, ns != nil && ns.Single
+	cfg := &o.Config
+	o.Null = [3]bool{cfg.Stdin == nil, cfg.Stdout == nil, cfg.Stderr == nil}
+	o.Rootless, o.Single = ns != nil || cfg.UIDs != nil, ns != nil && ns.Single
 	filter, err := cfg.filter()
 	if err != nil {
 		return nil, err
@@ -130,7 +151,7 @@ func writeOrder(cfg *Config) (*os.File, error) {
 		o.Filters = append(o.Filters, filter)
 	}
 	o.Seccomp = nil // it is in the filter
-	data, err := json.Marshal(&o)
+	data, err := json.Marshal(o)
 	if err != nil {
 		return nil, fmt.Errorf("encode the container's configuration: %w", err)
 	}
@@ -153,8 +174,11 @@ func namespaces(cfg *Config) uintptr {
 	if cfg.Network == NoNetwork {
 		flags |= unix.CLONE_NEWNET
 	}
-	if cfg.HostIPC {
+	if cfg.HostIPC || cfg.Shared.IPC != nil {
 		flags &^= unix.CLONE_NEWIPC
+	}
+	if cfg.sharesPIDs() {
+		flags &^= unix.CLONE_NEWPID
 	}
 	if cfg.HostUTS {
 		flags &^= unix.CLONE_NEWUTS
@@ -179,20 +203,36 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 	if cfg.Group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
 	}
+	if cfg.UIDs != nil {
+		if err := giveStreams(cfg); err != nil {
+			return nil, err
+		}
+		if cfg.Shared.Users == nil {
+			bearInUserns(attr.Sys, cfg)
+		}
+	}
 	p := &Process{done: make(chan struct{}), stage: cfg.Stage}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.fork(attr)
+		err := cfg.Shared.join()
+		if !cfg.Shared.any() { // else the thread ends with this goroutine
+			defer runtime.UnlockOSThread()
+		}
+		if err == nil {
+			err = p.bear(cfg, attr, w)
+		}
 		if p.grouped = attr.Sys.UseCgroupFD; err != nil && p.grouped {
 			attr.Sys.UseCgroupFD, p.grouped = false, false
 			attr.Env = []string{outsideEnv + "=1"}
-			err = p.fork(attr)
+			err = p.bear(cfg, attr, w)
+		}
+		if err == nil && cfg.sharesPIDs() {
+			err = p.gather(cfg)
 		}
 		started <- err
 		if err == nil {
-			p.oversee(os.NewFile(uintptr(pidfd), "pidfd"))
+			p.oversee(os.NewFile(uintptr(*attr.Sys.PidFD), "pidfd"))
 		}
 	}()
 	if err := <-started; err != nil {
@@ -201,7 +241,17 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 	return p, nil
 }
 
-func (p *Process) fork(attr *os.ProcAttr) error { return p.forkAs(initName, attr) }
+// bear starts the init stage in its namespaces.
+func (p *Process) bear(cfg *Config, attr *os.ProcAttr, w *passage) error {
+	if cfg.Shared.Users == nil || cfg.UIDs == nil {
+		return p.forkAs(initName, attr)
+	}
+	err := p.leap(initName, cfg, attr, w, cfg.Shared.Users, 0, int(attr.Sys.Cloneflags))
+	if err == nil {
+		*attr.Sys.PidFD, err = unix.PidfdOpen(p.Pid(), 0) // it is not reaped yet
+	}
+	return err
+}
 
 // forkAs starts the stage of this name.
 func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
@@ -209,7 +259,12 @@ func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}
-	// Not reaped yet, so the number is surely still this process.
+	return p.noteStart()
+}
+
+// noteStart notes when the process was made. It is not reaped yet, so the number is surely
+// still this one.
+func (p *Process) noteStart() (err error) {
 	if p.startTime, err = ProcessStartTime(p.proc.Pid); err != nil {
 		killErr := p.proc.Kill()
 		_, waitErr := p.proc.Wait()

@@ -161,7 +161,7 @@ func shmSize(cfg *Config) string {
 func mountInDev(dev, hostShm int, cfg *Config) error {
 	const tight = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	pts := []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"} // 5 is "tty" everywhere
-	if cfg.Single {
+	if cfg.Single || cfg.UIDs != nil && outsideID(cfg.GIDs, 5) < 0 {
 		pts = pts[:3] // and is nobody here
 	}
 	for _, m := range []struct {
@@ -186,8 +186,8 @@ func mountInDev(dev, hostShm int, cfg *Config) error {
 		if errors.Is(err, unix.ENODEV) && m.name == "mqueue" {
 			continue // a kernel without POSIX message queues
 		}
-		if errors.Is(err, unix.EPERM) && m.name == "mqueue" && cfg.HostIPC {
-			continue // the host's are not this user's to mount
+		if errors.Is(err, unix.EPERM) && m.name == "mqueue" && (cfg.HostIPC || hostShm >= 0) {
+			continue // they belong to another user namespace
 		}
 		if err != nil {
 			return err

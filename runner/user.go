@@ -34,10 +34,11 @@ const (
 // has the groups that the image's table gives him, too.
 func (o *order) identity(root int) (identity, error) {
 	var who identity
-	c := &o.Config
+	c, only := &o.Config, o.onlyID()
 	cramped := c.Single && !o.Ask
 	if cramped && c.UserIsWish {
 		c.User = ""
+		who.uid, who.gid = only.uid, only.gid
 	}
 	if c.User != "" {
 		if err := c.findUser(root, &who); err != nil {
@@ -59,16 +60,27 @@ func (o *order) identity(root int) (identity, error) {
 	if !cramped && !slices.Contains(who.groups, who.gid) { // CVE-2022-36109
 		who.groups = append([]uint32{who.gid}, who.groups...)
 	}
-	if cramped && !who.isRoot() {
-		return who, fmt.Errorf("the user %q can not be had: this user namespace has a single id, 0", c.User)
+	if cramped && !who.is(only) {
+		return who, fmt.Errorf("the user %q can not be had: this user namespace has a single id, %d", c.User, only.uid)
 	}
 	return who, nil
 }
 
-// isRoot tells whether it is what every process with a single id is.
-func (who identity) isRoot() bool {
-	other := slices.ContainsFunc(who.groups, func(gid uint32) bool { return gid != 0 })
-	return who.uid == 0 && who.gid == 0 && !other
+// is tells whether it is who every process with a single id is.
+func (who identity) is(only identity) bool {
+	other := slices.ContainsFunc(who.groups, func(gid uint32) bool { return gid != only.gid })
+	return who.uid == only.uid && who.gid == only.gid && !other
+}
+
+// isRoot tells whether it is root, without other groups.
+func (who identity) isRoot() bool { return who.is(identity{}) }
+
+// onlyID is who there is where there is a single id.
+func (c *Config) onlyID() identity {
+	if len(c.UIDs) == 0 {
+		return identity{}
+	}
+	return identity{uid: uint32(c.UIDs[0].Inside), gid: uint32(c.GIDs[0].Inside)}
 }
 
 // findUser reads USER[:GROUP]. The sentences are docker's.

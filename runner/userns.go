@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -143,8 +144,22 @@ func ownNames() []string {
 	return []string{id}
 }
 
-// readSubids returns the ranges of the user. A file that is not there grants
-// nothing, and a line that is no grant is skipped, as newuidmap does.
+// GrantedIDs returns what /etc/subuid and /etc/subgid grant to owner, "" for everybody, as
+// IDMaps with nothing inside.
+func GrantedIDs(owner string) (uids, gids []IDMap, err error) {
+	var owners []string
+	if owner != "" {
+		owners = []string{owner}
+	}
+	if uids, err = readSubids("/etc/subuid", owners); err == nil {
+		gids, err = readSubids("/etc/subgid", owners)
+	}
+	return uids, gids, err
+}
+
+// readSubids returns the ranges of the user, whom one of owners names; without any name
+// those of all. A file that is not there grants nothing, and a line that is no grant is
+// skipped, as newuidmap does.
 func readSubids(name string, owners []string) ([]IDMap, error) {
 	file, err := os.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -178,12 +193,10 @@ func parseSubid(line string, owners []string) (IDMap, bool) {
 	if err1 != nil || err2 != nil || count == 0 {
 		return IDMap{}, false
 	}
-	for _, owner := range owners {
-		if fields[0] == owner {
-			return IDMap{Outside: int(first), Size: int(count)}, true
-		}
+	if owners != nil && !slices.Contains(owners, fields[0]) {
+		return IDMap{}, false
 	}
-	return IDMap{}, false
+	return IDMap{Outside: int(first), Size: int(count)}, true
 }
 
 // mapError is a refusal by newuidmap or newgidmap.

@@ -43,6 +43,18 @@ func openVolume(m Mount, noDevices bool) (int, error) {
 	return fd, nil
 }
 
+// openVolumes opens the host's side of all of them.
+func openVolumes(list []Mount, noDevices bool) (fds []int, err error) {
+	for _, m := range list {
+		fd, err := openVolume(m, noDevices)
+		if err != nil {
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
 // mountVolumes attaches the volumes and what is in memory, those nearer to the root
 // first, as docker does: "-v a:/x/y -v b:/x" means y in x.
 func mountVolumes(root int, out *outside, cfg *Config) error {

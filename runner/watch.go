@@ -35,7 +35,8 @@ const watchRetry = time.Second
 const (
 	watchedFD = 3 // pidfd of the container's process 1
 	pipeFD    = 4
-	programFD = 5 // Config.Stage, if there is one
+	herdFD    = 5 // the mount namespace of a container that shares its process ids; else /dev/null
+	programFD = 6 // Config.Stage, if there is one
 )
 
 // watch is the supervisor's side.
@@ -48,15 +49,21 @@ type watch struct {
 // ended is closed, by stage or this program itself if that is nil. That there is none
 // yet is no error: it tries again, and the container is still bound to its supervisor
 // by PR_SET_PDEATHSIG.
-func keepWatch(pidfd, stage *os.File, ended <-chan struct{}) error {
+//
+// One whose processes do not end with its first, a herd, has a watch at once.
+func keepWatch(pidfd, stage *os.File, h *herd, ended <-chan struct{}) error {
 	defer func() { _ = pidfd.Close() }() // nothing was written
-	for delay := watchDelay; ; delay = watchRetry {
+	delay := watchDelay
+	if h != nil {
+		delay = 0
+	}
+	for ; ; delay = watchRetry {
 		select {
 		case <-ended:
 			return nil
 		case <-time.After(delay):
 		}
-		if w, err := startWatch(pidfd, stage); err == nil {
+		if w, err := startWatch(pidfd, stage, h); err == nil {
 			<-ended
 			return w.stop()
 		}
@@ -65,7 +72,7 @@ func keepWatch(pidfd, stage *os.File, ended <-chan struct{}) error {
 
 // startWatch watches over the process behind pidfd, which stays the caller's, as stage
 // does.
-func startWatch(pidfd, stage *os.File) (*watch, error) {
+func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
@@ -73,13 +80,18 @@ func startWatch(pidfd, stage *os.File) (*watch, error) {
 	defer func() { _ = r.Close() }() // the watch has it
 	// A session of its own: the terminal's Ctrl-C is not for it.
 	attr := &os.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
-		Files: []*os.File{nil, nil, nil, pidfd, r}}
+		Files: []*os.File{nil, nil, nil, pidfd, r, nil}}
+	args := []string{watchName}
+	if h != nil {
+		attr.Files[herdFD] = h.mounts
+		args = append(args, h.group)
+	}
 	program := selfExe
 	if stage != nil {
 		program = fmt.Sprintf("/proc/self/fd/%d", programFD)
 		attr.Files = append(attr.Files, stage)
 	}
-	proc, err := os.StartProcess(program, []string{watchName}, attr)
+	proc, err := os.StartProcess(program, args, attr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), w.Close())
 	}
@@ -107,6 +119,12 @@ func watchStage() {
 	}
 	if err == nil {
 		err = unix.PidfdSendSignal(watchedFD, unix.SIGKILL, nil, 0)
+	}
+	if len(os.Args) > 1 { // a herd
+		h := herd{os.NewFile(herdFD, "mounts"), os.Args[1]}
+		if endErr := h.end(); endErr != nil {
+			os.Exit(1)
+		}
 	}
 	if err != nil && err != unix.ESRCH { // it has ended together with the supervisor
 		os.Exit(1) // there is nobody left to tell

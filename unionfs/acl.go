@@ -17,6 +17,9 @@ import (
 // aclDefault is the attribute that holds the list that new files inherit.
 const aclDefault = "system.posix_acl_default"
 
+// aclAccess is the attribute that holds a file's own list.
+const aclAccess = "system.posix_acl_access"
+
 // inheritLocked gives f what its directory hands down: the group, and to a directory
 // the bit, of a setgid one; and it takes the umask from the mode, or notes the default
 // list that takes its place. That most directories hand down nothing is asked for once.

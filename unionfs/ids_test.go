@@ -1,6 +1,7 @@
 package unionfs
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/copyup"
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/internal/testenv"
 )
@@ -137,6 +139,51 @@ func TestMappedIDs(t *testing.T) {
 	must(os.Mkdir(in("setgid/sub"), 0o755))
 	require.Equal(t, "65534:2 2755", owner(t, up("setgid/sub")))
 	require.Equal(t, "65534:200002 2755", owner(t, in("setgid/sub")))
+}
+
+// TestMappedAttributes: the ids in access lists, and the root of capabilities, are mapped as
+// owners are; and capabilities of who is root on the disk are for every namespace.
+func TestMappedAttributes(t *testing.T) {
+	w := idWorld(t)
+	opt := w.options()
+	opt.UIDs, opt.GIDs = []IDRange{{0, 100000, 100}}, []IDRange{{0, 200000, 100}}
+	in, up := filepath.Join(w.mnt, "five"), filepath.Join(w.upper, "five")
+	list := func(user, group uint32) []byte {
+		acl := []byte{2, 0, 0, 0}
+		for _, e := range [][3]uint32{{1, 6, ^uint32(0)}, {2, 4, user}, {4, 4, ^uint32(0)}, {8, 6, group}, {16, 6, ^uint32(0)}, {32, 0, ^uint32(0)}} {
+			acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
+			acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
+			acl = binary.LittleEndian.AppendUint32(acl, e[2])
+		}
+		return acl
+	}
+	attr := func(path, name string) []byte {
+		value, err := at.Getxattr(at.CWD, path, name)
+		must(err)
+		return value
+	}
+	must(at.Setxattr(at.CWD, filepath.Join(w.lowers[0], "root"), aclAccess, list(5000, 8), 0))
+	w.mount(t, opt)
+	must(at.Setxattr(at.CWD, in, aclAccess, list(100007, 200008), 0))
+	require.Equal(t, list(7, 8), attr(up, aclAccess))
+	require.Equal(t, list(100007, 200008), attr(in, aclAccess))
+	require.Equal(t, list(65534, 200008), attr(filepath.Join(w.mnt, "root"), aclAccess))
+	require.ErrorIs(t, at.Setxattr(at.CWD, in, aclAccess, list(7, 200008), 0), unix.EOVERFLOW)
+
+	caps := func(revision byte, root ...uint32) []byte {
+		value := make([]byte, 20, 24)
+		value[3], value[5] = revision, 0x20 // CAP_NET_RAW
+		for _, id := range root {
+			value = binary.LittleEndian.AppendUint32(value, id)
+		}
+		return value
+	}
+	must(at.Setxattr(at.CWD, in, copyup.CapsAttr, caps(3, 100000), 0))
+	require.Equal(t, caps(2), attr(up, copyup.CapsAttr))
+	require.Equal(t, caps(2), attr(in, copyup.CapsAttr))
+	must(at.Setxattr(at.CWD, in, copyup.CapsAttr, caps(3, 100009), 0))
+	require.Equal(t, caps(3, 9), attr(up, copyup.CapsAttr))
+	require.Equal(t, caps(3, 100009), attr(in, copyup.CapsAttr))
 }
 
 // TestSquashedIDs: every file is shown as one owner's; the disk has what was asked.

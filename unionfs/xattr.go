@@ -27,7 +27,7 @@ func (fs *FS) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, attr string, de
 		return 0, fuse.ENODATA
 	}
 	value, err := fs.getxattr(header.NodeId, attr)
-	return answer(dest, value, err)
+	return answer(dest, fs.shownAttr(attr, value), err)
 }
 
 // knowsNoCaps tells whether a file is known to have no capabilities, which the kernel
@@ -97,6 +97,10 @@ func answer(dest, value []byte, err error) (uint32, fuse.Status) {
 func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	if attr == OwnerAttr && fs.opt.Told {
 		return fs.tellOwner(in.NodeId, string(data))
+	}
+	data, err := fs.diskAttr(attr, data)
+	if err != nil {
+		return status(err)
 	}
 	return fs.changeXattr(in.NodeId, attr, func(dir int, name string) error {
 		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {

@@ -24,7 +24,7 @@ func isolationFlags(cmd *cobra.Command, want *engine.Isolation) {
 	f.StringArrayVar(&want.Groups, "group-add", nil, "be in this group, too")
 	f.Bool("help", false, "show this") // -h is docker's for another
 	f.StringVarP(&want.Hostname, "hostname", "h", "", "call the machine inside so (default: by the container's id)")
-	f.StringVar(&want.Network, "network", "", "host, this machine's network, or none (default host)")
+	f.StringVar(&want.Network, "network", "", "host, this machine's network, none, or container:NAME (default host)")
 	f.BoolVar(&want.ReadOnly, "read-only", false, "let nothing be written but to volumes")
 	f.StringArrayVar(&want.Tmpfs, "tmpfs", nil, "mount memory on a directory, /DIR[:size=64m,mode=700,exec,…]")
 	f.Var(checkedList{&want.MountSpecs, engine.CheckMount}, "mount", "type=bind,source=/DIR,target=/DIR[,readonly] or type=tmpfs,target=/DIR[,tmpfs-size=64m]")

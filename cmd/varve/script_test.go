@@ -68,6 +68,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			env.Setenv("BUSYBOX", busybox.Tar)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("VARVE", bin)
+			env.Setenv("TESTPID", strconv.Itoa(os.Getpid()))
 			env.Setenv("REGISTRY", images.Host)
 			env.Setenv("CLOSED", closed)
 			stayHere(env.Setenv, closed)

@@ -55,14 +55,14 @@ func (c *cli) index() *cobra.Command {
 // courier is the hidden verb that copies files out of a container and into it.
 func (c *cli) courier() *cobra.Command {
 	return &cobra.Command{
-		Use: "courier CONTAINER", Hidden: true, Args: exactArgs(1),
+		Use: "courier CONTAINER MAPPED", Hidden: true, Args: exactArgs(2),
 		Short: "Copy files of the container whose view is mounted here (varve cp has it done)",
 		RunE: func(_ *cobra.Command, args []string) error {
 			e, err := c.open()
 			if err != nil {
 				return err
 			}
-			return e.Courier(args[0])
+			return e.Courier(args[0], args[1] == "true")
 		},
 	}
 }

@@ -33,6 +33,9 @@ type ExtractOptions struct {
 	// root of the archive gets it. "" is the directory itself.
 	Under string
 	Owner Owner
+	// Shown says how the owners that are meant are called in the directory, which may show
+	// them as those of another user namespace; nil is as they are. A negative id is none.
+	Shown func(uid, gid int) (shownUID, shownGID int)
 	// Trusted archives may have set-user-ID bits, capabilities and devices; of others
 	// the bits and capabilities are dropped, and devices left out.
 	Trusted bool
@@ -245,10 +248,18 @@ func (x *extractor) find(name string) (int, error) {
 		return -1, err
 	}
 	defer func() { _ = unix.Close(above) }() // only read
-	if err := at.Mkdir(above, base, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
-		return -1, err
+	made := at.Mkdir(above, base, 0o755)
+	if made != nil && !errors.Is(made, unix.EEXIST) {
+		return -1, made
 	}
-	return at.OpenDir(above, base)
+	dir, err := at.OpenDir(above, base)
+	if err == nil && made == nil && x.opt.Shown != nil { // elsewhere it is its maker's
+		uid, gid := x.opt.Shown(0, 0)
+		if err = at.Chown(dir, "", uid, gid); err != nil {
+			_ = unix.Close(dir) // only read
+		}
+	}
+	return dir, err
 }
 
 // clear removes what is in the way of a file.
@@ -347,6 +358,11 @@ func (x *extractor) chown(fd int, a *attrs) error {
 	uid, gid := a.uid, a.gid
 	if x.opt.Owner == Own {
 		return nil
+	}
+	if x.opt.Shown != nil {
+		if uid, gid = x.opt.Shown(uid, gid); uid < 0 || gid < 0 {
+			return fmt.Errorf("there is no owner %d:%d in the container's user namespace", a.uid, a.gid)
+		}
 	}
 	var st unix.Stat_t
 	if err := at.Stat(fd, "", &st); err != nil {

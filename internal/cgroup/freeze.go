@@ -219,10 +219,15 @@ func signalAll(init int, sig unix.Signal) error {
 // Members lists the processes of the container whose process 1 is init, as far as they
 // can be seen from here.
 func Members(init int) ([]int, error) {
-	// From another user namespace only the table of parents can be seen; and a
-	// namespace that is ours, too, would make members of us all.
-	ns := pidNamespace(init)
-	if ns == pidNamespace(os.Getpid()) {
+	// Who is not process 1 shares its ids with others, but no mounts. From another user
+	// namespace only the table of parents can be seen; and a namespace that is ours, too,
+	// would make members of us all.
+	kind := "pid"
+	if !isFirst(init) {
+		kind = "mnt"
+	}
+	ns := namespace(kind, init)
+	if ns == namespace(kind, os.Getpid()) {
 		ns = ""
 	}
 	entries, err := os.ReadDir("/proc")
@@ -235,18 +240,26 @@ func Members(init int) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if ns != "" && pidNamespace(pid) == ns || descends(pid, init) {
+		if ns != "" && namespace(kind, pid) == ns || descends(pid, init) {
 			list = append(list, pid)
 		}
 	}
 	return list, nil
 }
 
-// pidNamespace names the namespace of a process, "" where it has gone or may not
-// be looked at.
-func pidNamespace(pid int) string {
-	ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)) // as said
+// namespace names one of a process, "" where it has gone or may not be looked at.
+func namespace(kind string, pid int) string {
+	ns, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind)) // as said
 	return ns
+}
+
+// isFirst tells whether a process is process 1 of its namespace.
+func isFirst(pid int) bool {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // it may have gone
+	_, ids, _ := strings.Cut(string(status), "\nNSpid:")
+	ids, _, _ = strings.Cut(ids, "\n")
+	field := strings.Fields(ids)
+	return len(field) > 0 && field[len(field)-1] == "1"
 }
 
 // descends tells whether pid is init or descends from it, as all do that a

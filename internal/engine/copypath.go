@@ -60,7 +60,10 @@ func sourceName(name string) string {
 }
 
 // A jail is the root directory of a container, in which this process is shut up.
-type jail struct{ root int }
+type jail struct {
+	root int
+	ids  Sandbox // in whose user namespace files are owned as they are shown; zero for none
+}
 
 // mostLinks is how many symbolic links may lead to a file, as in Linux.
 const mostLinks = 40

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -49,7 +51,9 @@ type copyReply struct {
 // in them leads out, and that no program of the container can see. It executes nothing and
 // loads nothing. It was started by the process that serves the view, in a mount namespace
 // of its own.
-func (e *Engine) Courier(id string) error {
+//
+// mapped says that the view is that of a container that runs, which may have a user namespace.
+func (e *Engine) Courier(id string, mapped bool) error {
 	w, err := newWire(os.NewFile(controlFD, "control"))
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func (e *Engine) Courier(id string) error {
 		return errors.Join(err, errors.New("courier: no order has come"))
 	}
 	stream := os.NewFile(streamFD, "stream")
-	told, err := e.carry(w, *r.Copy, id, stream)
+	told, err := e.carry(w, *r.Copy, id, mapped, stream)
 	// First the end of the tar, then the word that it is whole.
 	word := reply{Event: eventDone, Copy: told}
 	if err = errors.Join(err, stream.Close()); err != nil {
@@ -69,13 +73,16 @@ func (e *Engine) Courier(id string) error {
 	return nil
 }
 
-func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyReply, error) {
+func (e *Engine) carry(w *wire, o copyOrder, id string, mapped bool, stream *os.File) (*copyReply, error) {
 	spec, err := e.readSpec(id)
 	if err != nil {
 		return nil, err
 	}
 	ns, err := runner.CurrentUserns()
 	if err != nil {
+		return nil, err
+	}
+	if err = e.mapOwnID(&spec.Sandbox); err != nil {
 		return nil, err
 	}
 	view := runner.View{
@@ -87,7 +94,10 @@ func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyR
 	if err != nil {
 		return nil, err
 	}
-	j := jail{root}
+	j := jail{root: root}
+	if mapped {
+		j.ids = spec.Sandbox
+	}
 	if o.Read {
 		return j.read(w, o, stream)
 	}
@@ -97,7 +107,7 @@ func (e *Engine) carry(w *wire, o copyOrder, id string, stream *os.File) (*copyR
 // etcMounts are those files of /etc that the container has of its own, once it has run.
 func (e *Engine) etcMounts(spec *Spec) (list []runner.Mount) {
 	for _, name := range etcNames() {
-		source, target := e.etcFile(spec.ID, name), "/etc/"+name
+		source, target := e.etcFile(spec.etcOwner(), name), "/etc/"+name
 		if info, err := os.Lstat(source); err == nil && info.Mode().IsRegular() && !spec.hasMountOn(target) {
 			list = append(list, runner.Mount{Source: source, Target: target, Cover: true})
 		}
@@ -119,7 +129,22 @@ func (j jail) read(w *wire, o copyOrder, stream io.Writer) (*copyReply, error) {
 	if o.Named {
 		as = s.Name
 	}
-	return nil, archive.WriteTree(stream, archive.Files(dir, base, as))
+	return nil, archive.WriteTree(stream, j.inside(archive.Files(dir, base, as)))
+}
+
+// inside has files be owned as they are in the container.
+func (j jail) inside(files iter.Seq2[archive.File, error]) iter.Seq2[archive.File, error] {
+	if len(j.ids.UIDs) == 0 {
+		return files
+	}
+	return func(yield func(archive.File, error) bool) {
+		for f, err := range files {
+			j.ids.showInside(&f)
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
 }
 
 // write makes files of the stream at the path of the order.
@@ -135,6 +160,9 @@ func (j jail) write(o copyOrder, stream io.Reader, single bool) (*copyReply, err
 	opt := archive.ExtractOptions{Under: under, Owner: archive.Attempted, Trusted: true, LeaveDirs: !o.Source.Archive}
 	if !single && (o.Owners || o.Source.Archive) {
 		opt.Owner = archive.Kept
+	}
+	if len(j.ids.UIDs) > 0 {
+		opt.Shown = j.ids.owner
 	}
 	// Links on the way are the container's own, and so is all that they can lead to.
 	opt.Follow = func(name string) (int, error) {
@@ -171,9 +199,9 @@ func refusal(err error) (*copyReply, error) {
 }
 
 // startCourier starts one where this process serves the view of the container.
-func (e *Engine) startCourier(id string, files []*os.File) (*runner.Child, error) {
+func (e *Engine) startCourier(id string, mapped bool, files []*os.File) (*runner.Child, error) {
 	child, err := runner.StartSelf(runner.Self{
-		Args: []string{"varve", "courier", id}, Env: environ(e.Root()), Files: files, Stderr: os.Stderr, PrivateMounts: true,
+		Args: []string{"varve", "courier", id, strconv.FormatBool(mapped)}, Env: environ(e.Root()), Files: files, Stderr: os.Stderr, PrivateMounts: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("copy: %w", err)
@@ -222,7 +250,7 @@ func (s *supervisor) sendCourier(files []*os.File) (*runner.Child, error) {
 	if s.closing {
 		return nil, errNotRunning
 	}
-	child, err := s.engine.startCourier(s.spec.ID, files)
+	child, err := s.engine.startCourier(s.spec.ID, true, files)
 	if err != nil {
 		return nil, err
 	}
@@ -257,11 +285,12 @@ func (e *Engine) Lend(id string) error {
 	if s.spec, err = e.readSpec(id); err != nil {
 		return err
 	}
+	s.spec.Sandbox.UIDs, s.spec.Sandbox.GIDs = nil, nil // nobody else sees the view
 	if err = s.mount(); err != nil {
 		return err
 	}
 	tuneForServing()
-	child, err := e.startCourier(id, files)
+	child, err := e.startCourier(id, false, files)
 	closeAll(files)
 	if err == nil {
 		_, err = child.Wait()

@@ -207,7 +207,10 @@ func (e *Engine) createBy(
 		if err != nil {
 			return err
 		}
-		if err := spec.fill(tx, image, opt); err != nil {
+		if err := e.findDonors(tx, &spec.Sandbox); err != nil {
+			return err
+		}
+		if err := errors.Join(spec.fill(tx, image, opt), e.allotIDs(tx, &spec)); err != nil {
 			return err
 		}
 		if len(strings.Join(spec.Args, " ")) > args {

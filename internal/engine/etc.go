@@ -110,13 +110,15 @@ func (s *supervisor) dressEtc(cfg *runner.Config) error {
 		if s.spec.hasMountOn(target) {
 			continue
 		}
-		when, err := s.makeEtc(name)
-		if err != nil {
-			return fmt.Errorf("make %s of the container: %w", target, err)
+		if s.spec.etcOwner() == s.spec.ID {
+			when, err := s.makeEtc(name)
+			if err != nil {
+				return fmt.Errorf("make %s of the container: %w", target, err)
+			}
+			made[name] = when
 		}
-		made[name] = when
 		cfg.Mounts = append(cfg.Mounts, runner.Mount{
-			Source: s.engine.etcFile(s.spec.ID, name), Target: target, ReadOnly: s.spec.Sandbox.ReadOnly, Cover: true,
+			Source: s.engine.etcFile(s.spec.etcOwner(), name), Target: target, ReadOnly: s.spec.Sandbox.ReadOnly, Cover: true,
 		})
 	}
 	s.mu.Lock()
@@ -158,7 +160,7 @@ func (s *supervisor) makeEtc(name string) (when int64, err error) {
 		if err = f.Truncate(0); err != nil {
 			return 0, err
 		}
-	} else if err = f.Chmod(0o644); err != nil { // the umask of who started us
+	} else if err = errors.Join(f.Chmod(0o644), s.give(f)); err != nil { // the umask of who started us
 		return 0, err
 	}
 	if _, err = f.Write(s.spec.etcText(name)); err != nil {
@@ -169,6 +171,14 @@ func (s *supervisor) makeEtc(name string) (when int64, err error) {
 		return 0, err
 	}
 	return info.ModTime().UnixNano(), nil
+}
+
+// give has a file be that of root in the container's user namespace, if it has one.
+func (s *supervisor) give(f *os.File) error {
+	if uid, gid := s.spec.Sandbox.owner(0, 0); uid > 0 && gid > 0 {
+		return f.Chown(uid, gid)
+	}
+	return nil
 }
 
 // etcText is what docker writes into the file. A container on this machine's network

@@ -323,9 +323,9 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 		Upper: e.upper(c.ID), Index: e.indexFile(spec.Layers),
 		HostConfig:      inspectHost(spec),
 		RestartCount:    state.Restarts,
-		ResolvConfPath:  e.etcFile(c.ID, "resolv.conf"),
-		HostnamePath:    e.etcFile(c.ID, "hostname"),
-		HostsPath:       e.etcFile(c.ID, "hosts"),
+		ResolvConfPath:  e.etcFile(spec.etcOwner(), "resolv.conf"),
+		HostnamePath:    e.etcFile(spec.etcOwner(), "hostname"),
+		HostsPath:       e.etcFile(spec.etcOwner(), "hosts"),
 		LogPath:         e.logPath(c.ID, spec),
 		NetworkSettings: inspectNetwork(spec),
 	}

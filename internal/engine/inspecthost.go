@@ -142,7 +142,11 @@ type InspectEndpoint struct {
 }
 
 func inspectNetwork(spec Spec) InspectNetwork {
-	return InspectNetwork{Ports: map[string][]struct{}{}, Networks: map[string]InspectEndpoint{spec.network(): {}}}
+	out := InspectNetwork{Ports: map[string][]struct{}{}, Networks: map[string]InspectEndpoint{}}
+	if spec.Sandbox.Network == "" { // else it is the other container's
+		out.Networks[spec.network()] = InspectEndpoint{}
+	}
+	return out
 }
 
 func inspectHost(spec Spec) InspectHostConfig {
@@ -155,6 +159,7 @@ func inspectHost(spec Spec) InspectHostConfig {
 		ExtraHosts: notNil(box.Naming.ExtraHosts), Binds: []string{},
 		CapAdd: notNil(box.CapAdd), CapDrop: notNil(box.CapDrop), SecurityOpt: notNil(box.SecurityOpt),
 		CgroupnsMode: cmp.Or(box.CgroupNS, "private"), IpcMode: cmp.Or(box.IPC, "private"), UTSMode: box.UTS,
+		PidMode: box.PID, UsernsMode: box.Userns,
 		GroupAdd: notNil(box.Groups), OomScoreAdj: box.OOMScoreAdj, Privileged: box.Privileged, ReadonlyRootfs: box.ReadOnly,
 		ShmSize:   cmp.Or(box.ShmSize, runner.DefaultShmSize),
 		CPUShares: limits.CPUShares, Memory: limits.Memory, NanoCPUs: limits.NanoCPUs, CpusetCPUs: limits.CPUSet,

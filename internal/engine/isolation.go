@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -28,7 +29,7 @@ type Isolation struct {
 	Groups          []string // more groups
 
 	Hostname    string   // "" is made of the container's ID
-	Network     string   // none or host; "" is host
+	Network     string   // none, host or container:NAME; "" is host
 	ReadOnly    bool     // the root
 	Tmpfs       []string // TARGET[:OPTION,…]
 	MountSpecs  []string // docker's --mount: type=bind|tmpfs,source=…,target=…
@@ -38,7 +39,7 @@ type Isolation struct {
 	Devices     []string // docker's --device: SOURCE[:TARGET][:rwm]
 	// The namespaces that may be shared, in docker's words: "" is docker's default.
 	CgroupNS, IPC, PID, UTS string
-	Userns                  string // host, or "": the same
+	Userns                  string // podman's; host is the same as ""
 }
 
 // Sandbox is what the walls of a container are made of, worked out from an
@@ -64,6 +65,7 @@ type Sandbox struct {
 	Hostname    string         `json:"hostname,omitempty"` // as asked for
 	NoNetwork   bool           `json:"no_network,omitempty"`
 	HostNetwork bool           `json:"host_network,omitempty"` // asked for, and not only what there is
+	Network     string         `json:"network,omitempty"`      // container:ID, or ""
 	ReadOnly    bool           `json:"read_only,omitempty"`
 	Tmpfs       []runner.Tmpfs `json:"tmpfs,omitempty"`
 	Mounts      []runner.Mount `json:"mounts,omitempty"`       // of --mount
@@ -74,8 +76,17 @@ type Sandbox struct {
 
 	Devices  []runner.Device `json:"devices,omitempty"`
 	CgroupNS string          `json:"cgroupns,omitempty"` // host or private
-	IPC      string          `json:"ipc,omitempty"`      // host, none or private
+	IPC      string          `json:"ipc,omitempty"`      // host, none, private, shareable or container:ID
+	PID      string          `json:"pid,omitempty"`      // host, container:ID, or its own
 	UTS      string          `json:"uts,omitempty"`      // host, or its own
+	Userns   string          `json:"userns,omitempty"`   // as asked for
+	// UIDs and GIDs are those of a user namespace of its own, empty for none.
+	UIDs []runner.IDMap `json:"uids,omitempty"`
+	GIDs []runner.IDMap `json:"gids,omitempty"`
+	// keeper is who its user is if nobody says so, UID:GID, or "".
+	keeper string
+	// onHost says that the container of Network has this machine's network.
+	onHost bool
 }
 
 // sandbox works out what can be without the image.
@@ -84,7 +95,7 @@ func (i Isolation) sandbox() (Sandbox, error) {
 	box.CapAdd, box.CapDrop, box.SecurityOpt = capNames(i.CapAdd), capNames(i.CapDrop), i.SecurityOpt
 	box.Hostname, box.ReadOnly, box.ShmSize, box.OOMScoreAdj = i.Hostname, i.ReadOnly, i.ShmSize, i.OOMScoreAdj
 	err := errors.Join(checkLimits(i.Limits), box.setCapabilities(i), box.setSecurity(i.SecurityOpt),
-		box.setNetwork(i.Network), box.setMounts(i))
+		box.setNetwork(i), box.setMounts(i))
 	box.Naming = i.Naming
 	err = errors.Join(err, box.Naming.check(box.NoNetwork), box.setNamespaces(i), box.setDevices(i.Devices))
 	if i.OOMScoreAdj < -1000 || i.OOMScoreAdj > 1000 {
@@ -322,11 +333,16 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Unmasked = b.Unmasked
 	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
 	cfg.Groups, cfg.Devices = b.Groups, b.Devices
+	cfg.UIDs, cfg.GIDs = b.UIDs, b.GIDs
 	cfg.HostCgroups, cfg.HostIPC, cfg.HostUTS, cfg.NoShm = b.CgroupNS == "host", b.IPC == "host", b.UTS == "host", b.IPC == "none"
 	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, slices.Concat(b.Tmpfs, b.TmpfsMounts)
 	cfg.Mounts = slices.Concat(cfg.Mounts, b.Mounts)
-	if b.NoNetwork {
+	cfg.HostPID, cfg.JoinedPID = b.PID == "host", donor(b.PID) != ""
+	switch {
+	case b.NoNetwork:
 		cfg.Network = runner.NoNetwork
+	case donor(b.Network) != "" && !b.onHost:
+		cfg.Network = runner.JoinedNetwork
 	}
 	if b.OOMScoreAdj != 0 {
 		cfg.OOMScoreAdj = &b.OOMScoreAdj
@@ -346,7 +362,7 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 // applyUser says who the program is; the image's wish gives way where it can not be.
 // A HOME that nobody asked for is the user's own.
 func (s Spec) applyUser(cfg *runner.Config) {
-	cfg.User, cfg.UserIsWish = s.Config.User, s.Sandbox.User == ""
+	cfg.User, cfg.UserIsWish = cmp.Or(s.Config.User, s.Sandbox.keeper), s.Sandbox.User == ""
 	if cfg.User != "" && !slices.ContainsFunc(s.Config.Env, isHome) {
 		cfg.Env = slices.DeleteFunc(slices.Clone(cfg.Env), isHome)
 	}

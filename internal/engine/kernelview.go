@@ -54,6 +54,9 @@ func mountKernel(mountpoint string, opt unionfs.Options, cause error) (view, err
 	if slices.ContainsFunc(opt.Lowers, func(l unionfs.Lower) bool { return l.Live || len(l.Cut) > 0 }) {
 		return nil, fail(errors.New("it can not show this machine's own files"))
 	}
+	if len(opt.UIDs) > 0 {
+		return nil, fail(errors.New("it can not show owners as those of another user namespace: leave out --userns"))
+	}
 	text, files, err := overlayOptions(&opt)
 	defer closeAll(files)
 	if err != nil {

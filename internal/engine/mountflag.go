@@ -17,15 +17,25 @@ import (
 )
 
 // setNetwork reads docker's --network.
-func (b *Sandbox) setNetwork(name string) error {
-	switch name {
-	case "":
-	case "host":
+func (b *Sandbox) setNetwork(i Isolation) error {
+	name := i.Network
+	switch {
+	case name == "":
+	case name == "host":
 		b.HostNetwork = true
-	case "none":
+	case name == "none":
 		b.NoNetwork = true
+	case checkMode(name):
+		b.Network = name
 	default:
-		return fmt.Errorf("network %s not found: there are none and host", name)
+		return fmt.Errorf("network %s not found: there are none, host and container:NAME", name)
+	}
+	naming := i.Naming
+	for what, asked := range map[string]bool{"hostname": i.Hostname != "", "custom host-to-IP mapping": len(naming.ExtraHosts) > 0,
+		"dns": len(naming.DNS)+len(naming.DNSSearch)+len(naming.DNSOptions) > 0} {
+		if asked && b.Network != "" {
+			return fmt.Errorf("conflicting options: %s and the network mode", what)
+		}
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/varvefs/varve/runner"
@@ -13,17 +12,13 @@ import (
 
 // setNamespaces reads docker's --cgroupns, --ipc, --pid and --uts.
 func (b *Sandbox) setNamespaces(i Isolation) error {
-	b.CgroupNS, b.IPC, b.UTS = i.CgroupNS, i.IPC, i.UTS
+	b.CgroupNS, b.IPC, b.UTS, b.PID = i.CgroupNS, i.IPC, i.UTS, i.PID
 	switch i.CgroupNS {
 	case "", "host", "private":
 	default:
 		return fmt.Errorf("--cgroupns: invalid CGROUP mode: %s", i.CgroupNS)
 	}
-	switch i.IPC {
-	case "", "host", "none", "private":
-	case "shareable": // with whom is not there
-		b.IPC = "private"
-	default:
+	if !checkMode(i.IPC, "", "host", "none", "private", "shareable") {
 		return fmt.Errorf("--ipc: invalid IPC mode: %s", i.IPC)
 	}
 	switch i.UTS {
@@ -36,18 +31,13 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 	default:
 		return fmt.Errorf("--uts: invalid UTS mode: %s", i.UTS)
 	}
-	switch {
-	case i.Userns == "" || i.Userns == "host":
-	case slices.Contains([]string{"keep-id", "auto", "nomap", "private"}, strings.SplitN(i.Userns, ":", 2)[0]):
-		return fmt.Errorf("--userns %s is not there: root's containers have no user namespace, and those of others the one in which they are root", i.Userns)
-	default:
-		return errors.New("--userns: invalid USER mode")
+	if err := b.setUserns(i); err != nil {
+		return err
 	}
-	switch i.PID {
-	case "", "private":
-	case "host":
-		return errors.New("--pid host is not there: what a container has started ends with its process 1, and there would be none")
-	default:
+	switch {
+	case i.PID == "private":
+		b.PID = ""
+	case !checkMode(i.PID, "", "host"):
 		return fmt.Errorf("--pid: invalid PID mode: %s", i.PID)
 	}
 	return nil

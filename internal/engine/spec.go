@@ -144,6 +144,9 @@ func (s *Spec) network() string {
 	if s.Sandbox.NoNetwork {
 		return "none"
 	}
+	if s.Sandbox.Network != "" {
+		return s.Sandbox.Network
+	}
 	return "host"
 }
 

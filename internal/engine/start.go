@@ -38,9 +38,9 @@ func (e *Engine) Run(opt CreateOptions, attach *AttachOptions) (*Session, error)
 	}
 	s := newSession(e, spec.ID)
 	s.created = make(chan error, 1)
-	state, err := s.startSupervisor()
+	state, err := s.startSupervisor(&spec.Sandbox)
 	if err != nil {
-		return nil, fmt.Errorf("start the supervisor: %w", err)
+		return nil, err
 	}
 	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
 	made, recorded := make(chan struct{}), make(chan struct{})
@@ -84,31 +84,43 @@ func (s *Session) giveUp(cause error) error {
 
 // startSupervisor starts one, to wait at the connection for what to do. It returns the
 // state of a container that has this supervisor, and has not run.
-func (s *Session) startSupervisor() (State, error) {
-	ours, theirs, err := wirePair()
+func (s *Session) startSupervisor(b *Sandbox) (State, error) {
+	into, err := s.engine.openNeighbour(b)
 	if err != nil {
 		return State{}, err
 	}
+	if into != nil {
+		defer func() { _ = into.Close() }() // a pidfd
+	}
+
+	ours, theirs, err := wirePair()
+	if err != nil {
+		return State{}, fmt.Errorf("start the supervisor: %w", err)
+	}
 	s.wire = ours
-	state, err := s.startSelf(theirs)
+	state, err := s.startSelf(theirs, into)
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		ours.close()
+		return State{}, fmt.Errorf("start the supervisor: %w", err)
 	}
-	return state, err
+	return state, nil
 }
 
-func (s *Session) startSelf(theirs *os.File) (State, error) {
+func (s *Session) startSelf(theirs, into *os.File) (State, error) {
 	self := runner.Self{
 		Args:          []string{"varve", "supervise", s.ID},
 		Env:           environ(s.engine.Root()),
 		Stderr:        os.Stderr,          // until it has a file of its own
 		Files:         []*os.File{theirs}, // descriptor 3
 		Setsid:        true,               // it outlives this terminal
+		Into:          into,
 		PrivateMounts: true,
 	}
 	var err error
-	if self.Userns, err = runner.PlanUserns(); err != nil {
-		return State{}, err
+	if into == nil {
+		if self.Userns, err = runner.PlanUserns(); err != nil {
+			return State{}, err
+		}
 	}
 	if s.child, err = runner.StartSelf(self); err != nil {
 		return State{}, err
@@ -147,9 +159,9 @@ func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
 		return nil, err
 	}
 	s := newSession(e, c.ID)
-	fresh, err := s.startSupervisor()
+	fresh, err := s.startSupervisor(&spec.Sandbox)
 	if err != nil {
-		return nil, fmt.Errorf("start the supervisor: %w", err)
+		return nil, err
 	}
 	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
 	state.Supervisor, state.Init = fresh.Supervisor, Proc{}

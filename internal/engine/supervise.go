@@ -126,6 +126,11 @@ func (s *supervisor) begin(id string) (err error) {
 	if s.spec, err = s.engine.readSpec(id); err != nil {
 		return err
 	}
+	for _, step := range []func(*Sandbox) error{s.engine.checkDonors, s.engine.followDonors, s.engine.mapOwnID} {
+		if err = step(&s.spec.Sandbox); err != nil {
+			return err
+		}
+	}
 	if s.dir, err = at.OpenDir(at.CWD, s.engine.store.ContainerDir(id)); err != nil {
 		return err
 	}
@@ -337,14 +342,17 @@ func (s *supervisor) mount() error {
 		Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
 		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
 		NoRedirect: true, NoMetacopy: true, // an image layer can hold neither
+		UIDs: viewIDs(s.spec.Sandbox.UIDs), GIDs: viewIDs(s.spec.Sandbox.GIDs),
 	}
 	if shown.single {
 		if err := dressSingle(view.Upper, chain.lowers[0]); err != nil {
 			return fmt.Errorf("prepare the root directory: %w", err)
 		}
 		keepOwners(&view)
-		s.pretence = runner.NewPretence(filepath.Join(dir, viewName), s.stage)
-		view.Creator, view.Tell = s.pretence.Owner, s.pretence.Tell
+		if len(view.UIDs) == 0 { // else there is no root to be pretended
+			s.pretence = runner.NewPretence(filepath.Join(dir, viewName), s.stage)
+			view.Creator, view.Tell = s.pretence.Owner, s.pretence.Tell
+		}
 	}
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	if _, kernels := s.server.(kernelView); kernels && s.pretence != nil {
@@ -363,6 +371,10 @@ func (s *supervisor) start() (*streams, error) {
 	if err = s.dressEtc(&cfg); err != nil {
 		return nil, err
 	}
+	if cfg.Shared, err = s.engine.openDonors(&s.spec.Sandbox); err != nil {
+		return nil, err
+	}
+	defer closeShared(cfg.Shared)
 	f, err := s.openStreams(&cfg)
 	if err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func put(file, program string) error {
 		return err
 	}
 	_, err = f.WriteString(program)
-	err = errors.Join(err, f.Chmod(0o500), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(0o555), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), file)
 	}
