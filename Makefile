@@ -46,8 +46,8 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-race: setup ## run every test under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) ./...
+race: setup ## run every test, and the varve in it, under the race detector (needs a C compiler; PACKAGES)
+	@GO='$(GO)' scripts/race.sh -timeout $(TIMEOUT) $(or $(PACKAGES),./...)
 
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh $(FUZZTIME)

@@ -71,6 +71,7 @@ func runScripts(t *testing.T, u *testenv.User) {
 			env.Setenv("TESTPID", strconv.Itoa(os.Getpid()))
 			env.Setenv("REGISTRY", images.Host)
 			env.Setenv("CLOSED", closed)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			stayHere(env.Setenv, closed)
 			env.Defer(func() { s.sweep(env) })
 			return s.give(env.WorkDir)

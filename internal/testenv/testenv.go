@@ -77,8 +77,9 @@ var build struct {
 }
 
 // Varve returns the path of a varve binary built from this source tree, static
-// and as it is shipped, which every user may run. It is built once a process,
-// into a directory that [RemoveVarve] deletes.
+// and as it is shipped, which every user may run; in a test that has the race detector
+// in it, varve has it, too. It is built once a process, into a directory that
+// [RemoveVarve] deletes.
 func Varve(t testing.TB) string {
 	t.Helper()
 	build.once.Do(func() { build.path, build.err = buildVarve() })
@@ -100,7 +101,11 @@ func buildVarve() (string, error) {
 	}
 	path := filepath.Join(dir, "varve")
 	root := filepath.Dir(filepath.Dir(filepath.Dir(self)))
-	cmd := exec.Command(filepath.Join(root, "scripts/build.sh"), path, "-ldflags", "-X main.version=test")
+	flags := []string{path, "-ldflags", "-X main.version=test"}
+	if raceEnabled {
+		flags = append(flags, "-race")
+	}
+	cmd := exec.Command(filepath.Join(root, "scripts/build.sh"), flags...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build varve: %w\n%s", err, out)
 	}
