@@ -45,13 +45,10 @@ func openTiny(path string) (int, error) {
 	if code == nil {
 		return -1, ErrNoInit
 	}
-	if tinyHeader+len(code) > tinyPath {
-		return -1, fmt.Errorf("make process 1: %d bytes of instructions are too many", len(code))
+	file, err := tinyFile(code, tinyMachine, path)
+	if err != nil {
+		return -1, err
 	}
-	file := make([]byte, tinyPath, tinyPath+len(path)+1)
-	copy(file[tinyHeader:], code)
-	file = append(append(file, path...), 0)
-	putHeader(file)
 	fd, err := unix.MemfdCreate(tinyName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if err == unix.EINVAL { // before Linux 6.3 all of them are executable
 		fd, err = unix.MemfdCreate(tinyName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -70,9 +67,21 @@ func openTiny(path string) (int, error) {
 	return fd, nil
 }
 
+// tinyFile is the file, of instructions of this kind of processor.
+func tinyFile(code []byte, machine uint16, path string) ([]byte, error) {
+	if tinyHeader+len(code) > tinyPath {
+		return nil, fmt.Errorf("make process 1: %d bytes of instructions are too many", len(code))
+	}
+	file := make([]byte, tinyPath, tinyPath+len(path)+1)
+	copy(file[tinyHeader:], code)
+	file = append(append(file, path...), 0)
+	putHeader(file, machine)
+	return file, nil
+}
+
 // putHeader writes the headers of an ELF file (elf(5)): one segment, which is the whole
 // file and can not be written, and a stack that can not be executed.
-func putHeader(file []byte) {
+func putHeader(file []byte, machine uint16) {
 	type segment struct {
 		Kind, Flags                                   uint32
 		Offset, Address, Physical, Size, Memory, Page uint64
@@ -87,7 +96,7 @@ func putHeader(file []byte) {
 		Size, SegmentSize, SegmentCount, SectionSize, Count, Str uint16
 		Load, Stack                                              segment
 	}{
-		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Kind: 2, Machine: tinyMachine, Version: 1,
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Kind: 2, Machine: machine, Version: 1,
 		Entry: tinyBase + tinyHeader, Segments: 64, Size: 64, SegmentSize: 56, SegmentCount: 2,
 		Load:  segment{load, read | execute, 0, tinyBase, tinyBase, uint64(len(file)), uint64(len(file)), 0x1000},
 		Stack: segment{Kind: stack, Flags: read | write, Page: 16},

@@ -35,6 +35,7 @@ if [ "${1:-test}" = test ]; then
 	need bzip2 bzip2
 	need zstd zstd
 	need dockerd docker.io
+	need qemu-aarch64-static qemu-user-static
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.

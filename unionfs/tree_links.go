@@ -88,9 +88,12 @@ func (t *Tree) countLinks(i *inode, st *unix.Stat_t) error {
 		return nil // nothing is above that could hide a name
 	}
 	names, err := t.namesOf(noInum, linkKey{layer, st.Ino})
-	st.Nlink = uint64(max(len(names), 1))
+	setCount(&st.Nlink, len(names))
 	return err
 }
+
+// setCount sets a field whose type is another on other kinds of processors.
+func setCount[T uint32 | uint64](field *T, names int) { *field = T(max(names, 1)) }
 
 // scanLinks reads all directories and returns the files of several names. It
 // goes by the inode numbers in the directories, and asks for no attributes.

@@ -173,7 +173,7 @@ func byMerging(t require.TestingT, tree *unionfs.Tree) map[string]file {
 	}))
 	for path, f := range files {
 		if f.Stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.Stat.Nlink > 1 {
-			f.Stat.Nlink = links[f.Stat.Ino]
+			setCount(&f.Stat.Nlink, links[f.Stat.Ino])
 			files[path] = f
 		}
 	}
@@ -309,3 +309,6 @@ func checkNames(t require.TestingT, x *index.Index, want map[string]file) {
 	}
 	require.Equal(t, len(want)-1, total)
 }
+
+// setCount sets a field whose type is another on other kinds of processors.
+func setCount[T uint32 | uint64](field *T, n uint64) { *field = T(n) }
