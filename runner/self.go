@@ -233,7 +233,10 @@ func selfStage(order []string) {
 		err = passGate(order[0])
 	}
 	if err == nil && len(order) > 1 {
-		err = ownMounts()
+		if err = ownMounts(); err != nil { // Linux lets namespaces be made that give no power
+			ns, nsErr := CurrentUserns()
+			err = errors.Join(explainUserns(err, ns), nsErr)
+		}
 	}
 	if err == nil {
 		return

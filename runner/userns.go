@@ -234,23 +234,3 @@ func runHelper(helper string, pid int, ids []IDMap) error {
 	}
 	return nil
 }
-
-// explainUserns adds to an error of clone what usually is behind it.
-func explainUserns(err error, wanted *Userns) error {
-	if wanted == nil || !(errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) ||
-		errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EUSERS)) {
-		return err
-	}
-	for _, s := range []struct{ file, closed, advice string }{
-		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
-			"sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for this program"},
-	} {
-		value, readErr := os.ReadFile(s.file)
-		if readErr == nil && strings.TrimSpace(string(value)) == s.closed {
-			return fmt.Errorf("%w: user namespaces are closed to you by %s = %s; as root: %s", err, s.file, s.closed, s.advice)
-		}
-	}
-	return fmt.Errorf("%w: this machine does not let you make user namespaces (is this inside a container?)", err)
-}

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -41,7 +39,7 @@ func device(path, use, mend string) Finding {
 }
 
 func fuseDevice() Finding {
-	return device("/dev/fuse", "views and containers", "sudo sh -c 'modprobe fuse; chmod 0666 /dev/fuse'")
+	return device("/dev/fuse", "views; without it containers stand on the kernel's overlayfs, or on copies", "sudo sh -c 'modprobe fuse; chmod 0666 /dev/fuse'")
 }
 
 func tunDevice() Finding {
@@ -51,7 +49,6 @@ func tunDevice() Finding {
 // namespaces looks at what makes a user the root of a container.
 func namespaces() []Finding {
 	ids := Finding{What: "subordinate ids", For: "users inside that the kernel keeps apart"}
-	space := Finding{What: "user namespaces", For: "containers of users who are not root"}
 	plan, err := runner.PlanUserns()
 	switch {
 	case err != nil:
@@ -64,25 +61,24 @@ func namespaces() []Finding {
 	default:
 		ids.OK, ids.Says = true, "a range is granted, and newuidmap and newgidmap are there"
 	}
-	for file, closed := range map[string]string{"/proc/sys/user/max_user_namespaces": "0",
-		"/proc/sys/kernel/unprivileged_userns_clone": "0", "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"} {
-		value, err := os.ReadFile(file)
-		if err == nil && strings.TrimSpace(string(value)) == closed {
-			name := strings.ReplaceAll(strings.TrimPrefix(file, "/proc/sys/"), "/", ".")
-			space.Says = name + " = " + closed
-			space.Mend = "sudo sysctl -w " + name + "=" + map[string]string{"0": "15000", "1": "0"}[closed]
-			if strings.HasSuffix(name, "clone") {
-				space.Mend = "sudo sysctl -w " + name + "=1"
-			}
+	return []Finding{userns(plan == nil && err == nil), ids}
+}
+
+// userns makes a user namespace. Root may what a setting closes to all others.
+func userns(root bool) Finding {
+	f := Finding{What: "user namespaces", For: "containers of users who are not root"}
+	barrier := runner.ClosedUserns()
+	if !root || barrier == nil {
+		err := runner.TryUserns([]string{"varve", "version"})
+		if err == nil {
+			f.OK, f.Says = true, "open"
+			return f
 		}
+		found := runner.FindBarrier(err)
+		barrier = &found
 	}
-	if _, err := os.Stat("/proc/self/ns/user"); errors.Is(err, fs.ErrNotExist) {
-		space.Says, space.Mend = "this kernel has none", "a kernel with CONFIG_USER_NS"
-	}
-	if space.Mend == "" {
-		space.OK, space.Says = true, "open"
-	}
-	return []Finding{space, ids}
+	f.Says, f.Mend = barrier.Says, barrier.Mend
+	return f
 }
 
 // groups looks at the control groups: the pause of containers, and their limits.
@@ -112,7 +108,7 @@ func groups() Finding {
 }
 
 func overlay() Finding {
-	f := Finding{What: "kernel overlayfs", For: "containers where there is no /dev/fuse", Mend: "sudo modprobe overlay"}
+	f := Finding{What: "kernel overlayfs", For: "containers that start at once where there is no /dev/fuse", Mend: "sudo modprobe overlay"}
 	list, err := os.ReadFile("/proc/filesystems")
 	if err == nil && strings.Contains(string(list), "\toverlay\n") {
 		f.OK, f.Says, f.Mend = true, "there", ""
