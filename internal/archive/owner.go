@@ -220,32 +220,41 @@ func (o owners) attrsOf(dir int, name string, kind uint32) (*attrs, error) {
 	if err := at.Stat(dir, name, &st); err != nil {
 		return nil, err
 	}
-	a := &attrs{uid: int(st.Uid), gid: int(st.Gid), mode: st.Mode & 0o7777, mtime: st.Mtim, xattrs: map[string]string{}}
 	list, err := at.Listxattr(dir, name)
 	if err != nil {
 		return nil, err
 	}
+	xattrs := map[string][]byte{}
 	for _, attr := range list {
-		override := attr == OverrideAttr && o.squash && kind != unix.S_IFLNK
-		if !override && (!storable(attr) || slices.Contains(hostAttrs, attr)) {
+		if attr != OverrideAttr && (!storable(attr) || slices.Contains(hostAttrs, attr)) {
 			continue
 		}
 		value, err := at.Getxattr(dir, name, attr)
-		switch {
-		case errors.Is(err, unix.ENODATA):
-			continue // removed since it was listed
-		case err != nil:
-			return nil, err
-		case !override:
-			a.xattrs[attr] = string(value)
-		default:
-			if err := a.parseOverride(string(value)); err != nil {
-				return nil, err
-			}
-			if kind != unix.S_IFREG {
-				a.device = ""
-			}
+		if errors.Is(err, unix.ENODATA) { // removed since it was listed
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		xattrs[attr] = value
+	}
+	st.Mode = st.Mode&^unix.S_IFMT | kind
+	return o.attrsFrom(&st, xattrs)
+}
+
+// attrsFrom is attrsOf for a file that has st and xattrs on the disk.
+func (o owners) attrsFrom(st *unix.Stat_t, xattrs map[string][]byte) (*attrs, error) {
+	f := File{Stat: *st, Xattrs: xattrs}
+	a, kind := f.attrs(), st.Mode&unix.S_IFMT
+	value, kept := xattrs[OverrideAttr]
+	if !kept || !o.squash || kind == unix.S_IFLNK {
+		return a, nil
+	}
+	if err := a.parseOverride(string(value)); err != nil {
+		return nil, err
+	}
+	if kind != unix.S_IFREG {
+		a.device = ""
 	}
 	return a, nil
 }

@@ -187,13 +187,7 @@ func (p *packer) directory(dst int, f *frame) error {
 // link gives the copy of first one more name. Its entry says owner, mode, times and
 // attributes once more: docker and podman give a file what the last of its entries says.
 func (p *packer) link(first string, dst int, base string, h *tar.Header) error {
-	parent, name := splitName(first)
-	dir, err := at.Beneath(p.diff, parent, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(dir) }() // O_PATH
-	if err := at.Link(dir, name, dst, base); err != nil {
+	if err := linkWithin(p.diff, first, dst, base); err != nil {
 		return err
 	}
 	path := h.Name

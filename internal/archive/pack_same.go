@@ -46,7 +46,7 @@ func (p *packer) inChain(dir int, base, path string) (bool, error) {
 		target, err := at.Readlink(dir, base)
 		return target == lower.Link, err
 	case unix.S_IFREG:
-		return p.sameData(dir, base, &lower)
+		return sameData(dir, base, &lower, p.buf, hasData)
 	}
 	return false, nil
 }
@@ -55,8 +55,9 @@ func (a *attrs) equal(b *attrs) bool {
 	return a.uid == b.uid && a.gid == b.gid && a.mode == b.mode && a.mtime == b.mtime && maps.Equal(a.xattrs, b.xattrs)
 }
 
-// sameData compares the bytes of a regular file with those of one below of its size.
-func (p *packer) sameData(dir int, base string, lower *File) (same bool, err error) {
+// sameData compares the bytes of a regular file, which check may refuse, with those of one
+// below of its size. buf is scratch.
+func sameData(dir int, base string, lower *File, buf []byte, check func(fd int) error) (same bool, err error) {
 	if lower.Stat.Size == 0 {
 		return true, nil
 	}
@@ -66,7 +67,7 @@ func (p *packer) sameData(dir int, base string, lower *File) (same bool, err err
 	}
 	upper := os.NewFile(uintptr(fd), base)
 	defer func() { _ = upper.Close() }() // read only
-	if err := hasData(fd); err != nil {
+	if err := check(fd); err != nil {
 		return false, err
 	}
 	other, err := lower.Open()
@@ -74,7 +75,7 @@ func (p *packer) sameData(dir int, base string, lower *File) (same bool, err err
 		return false, err
 	}
 	defer func() { _ = other.Close() }() // read only
-	mine, theirs := p.buf[:len(p.buf)/2], p.buf[len(p.buf)/2:]
+	mine, theirs := buf[:len(buf)/2], buf[len(buf)/2:]
 	for {
 		n, err := io.ReadFull(upper, mine)
 		m, theirErr := io.ReadFull(other, theirs)

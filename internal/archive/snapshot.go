@@ -163,7 +163,7 @@ func (s *Snapshot) one(src, dst int, path, base string, there bool) (isDir bool,
 	id := inode{st.Dev, st.Ino}
 	if st.Nlink > 1 {
 		if first, seen := s.links[id]; seen {
-			return false, errors.Join(remove(dst, base, there), s.link(first, dst, base))
+			return false, errors.Join(remove(dst, base, there), linkWithin(s.dir, first, dst, base))
 		}
 		s.links[id] = path
 	}
@@ -204,22 +204,25 @@ func (s *Snapshot) makeDir(dst int, base string, there bool) error {
 	return errors.Join(at.RemoveAll(dst, base), at.Mkdir(dst, base, 0o700))
 }
 
-func (s *Snapshot) link(first string, dst int, base string) error {
-	parent, name := splitName(first)
-	dir, err := at.Beneath(s.dir, parent, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(dir) }() // O_PATH
-	return at.Link(dir, name, dst, base)
-}
-
 // copy copies what is no directory, with all that [PackUpper] reads of it.
 func (s *Snapshot) copy(src, dst int, base string, st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT == unix.S_IFSOCK { // is left out of a layer
+		return nil
+	}
+	return s.owners.duplicate(src, dst, base, st, func(in, out int) error {
+		if err := hasData(in); err != nil {
+			return err
+		}
+		s.copied += st.Size
+		return copyup.Data(in, out)
+	})
+}
+
+// duplicate copies what is no directory, with its attributes. What there is in a regular
+// file is for data to copy, from in to the empty out.
+func (o owners) duplicate(src, dst int, base string, st *unix.Stat_t, data func(in, out int) error) error {
 	kind := st.Mode & unix.S_IFMT
 	switch kind {
-	case unix.S_IFSOCK: // is left out of a layer
-		return nil
 	case unix.S_IFLNK:
 		target, err := at.Readlink(src, base)
 		if err == nil {
@@ -229,7 +232,7 @@ func (s *Snapshot) copy(src, dst int, base string, st *unix.Stat_t) error {
 			return err
 		}
 	case unix.S_IFREG:
-		if err := s.data(src, dst, base); err != nil {
+		if err := fill(src, dst, base, data); err != nil {
 			return err
 		}
 	default:
@@ -240,32 +243,25 @@ func (s *Snapshot) copy(src, dst int, base string, st *unix.Stat_t) error {
 	if whiteout.IsDevice(st.Mode, st.Rdev) {
 		return nil
 	}
-	a, err := s.owners.attrsOf(src, base, kind)
+	a, err := o.attrsOf(src, base, kind)
 	if err != nil {
 		return err
 	}
-	return s.owners.dress(dst, base, kind, a)
+	return o.dress(dst, base, kind, a)
 }
 
-func (s *Snapshot) data(src, dst int, base string) error {
+// fill makes a regular file for data to write.
+func fill(src, dst int, base string, data func(in, out int) error) error {
 	in, err := at.Open(src, base, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(in) }() // read only
-	if err := hasData(in); err != nil {
-		return err
-	}
 	out, err := at.Open(dst, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	err = copyup.Data(in, out)
-	var st unix.Stat_t
-	if err == nil && unix.Fstat(out, &st) == nil {
-		s.copied += st.Size
-	}
-	return errors.Join(err, closeWritten(out))
+	return errors.Join(data(in, out), closeWritten(out))
 }
 
 // dress gives a directory its attributes, and the mark of an opaque one.

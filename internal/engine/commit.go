@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -43,7 +42,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (id string, warning, err
 	if err := applyChanges(&config.Config, opt.Changes); err != nil {
 		return "", nil, err
 	}
-	p := packing{engine: e, spec: spec, upper: filepath.Join(e.store.ContainerDir(c.ID), upperName), noPause: opt.NoPause}
+	p := packing{engine: e, spec: spec, noPause: opt.NoPause}
 	stage, diff, err := p.pack()
 	if err != nil {
 		return "", nil, fmt.Errorf("commit %s: %w", name, err)

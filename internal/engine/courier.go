@@ -286,7 +286,7 @@ func (e *Engine) Lend(id string) error {
 		return err
 	}
 	s.spec.Sandbox.UIDs, s.spec.Sandbox.GIDs = nil, nil // nobody else sees the view
-	if err = s.mount(); err != nil {
+	if err = s.mount(printWarning); err != nil {
 		return err
 	}
 	tuneForServing()

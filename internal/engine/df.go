@@ -80,7 +80,7 @@ func (u *Usage) add(e *Engine, c layerdb.Container) error {
 	if err != nil {
 		return err
 	}
-	size, err := filesSize(e.upper(c.ID))
+	size, err := e.spaceOf(c.ID)
 	u.Size += size
 	if state.Up() {
 		u.Active++

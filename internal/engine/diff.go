@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,7 +33,7 @@ type Change struct {
 // the paths. Only the upper is walked, with one lookup below for each of its
 // names. It has to run [Inside].
 func (e *Engine) Diff(name string) ([]Change, error) {
-	c, spec, err := e.container(name)
+	_, spec, err := e.container(name)
 	if err != nil {
 		return nil, err
 	}
@@ -47,16 +46,15 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 		return nil, err
 	}
 	defer tree.Close()
-	upper, err := at.OpenRoot(filepath.Join(e.store.ContainerDir(c.ID), upperName))
+	dir, done, err := e.openUpper(&spec, archive.Difference{Hollow: true, Loose: true})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = unix.Close(upper) }() // read only
 	d := differ{tree: tree}
-	if d.ids, err = idsOf(spec); err != nil {
-		return nil, err
+	if d.ids, err = idsOf(spec); err == nil {
+		err = d.root(dir)
 	}
-	if err := d.walk(upper, ""); err != nil {
+	if err = errors.Join(err, done()); err != nil {
 		return nil, fmt.Errorf("compare the layers: %w", err)
 	}
 	slices.SortFunc(d.changes, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
@@ -99,6 +97,16 @@ type differ struct {
 
 func (d *differ) add(kind byte, path string) {
 	d.changes = append(d.changes, Change{kind, "/" + path})
+}
+
+// root compares an upper.
+func (d *differ) root(upper string) error {
+	fd, err := at.OpenRoot(upper)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	return d.walk(fd, "")
 }
 
 // walk compares the directory behind fd, which is path in the container, and

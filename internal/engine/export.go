@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -26,21 +25,29 @@ func (e *Engine) Export(w io.Writer, name string) error {
 	if err != nil {
 		return err
 	}
-	upper := unionfs.Lower{Path: filepath.Join(e.store.ContainerDir(c.ID), upperName)}
-	tree, err := unionfs.OpenTree(append([]unionfs.Lower{upper}, chain.lowers...))
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
 	ids, err := idsOf(spec)
 	if err != nil {
 		return err
 	}
-	if err := archive.WriteTree(w, treeFiles(tree, ids)); err != nil {
+	dir, done, err := e.openUpper(&spec, archive.Difference{Loose: true})
+	if err != nil {
+		return err
+	}
+	err = exportTree(w, append([]unionfs.Lower{{Path: dir}}, chain.lowers...), ids)
+	if err = errors.Join(err, done()); err != nil {
 		return fmt.Errorf("export %s: %w", name, err)
 	}
 	e.noteContainer(c.ID, "export", nil)
 	return nil
+}
+
+func exportTree(w io.Writer, layers []unionfs.Lower, ids ids) error {
+	tree, err := unionfs.OpenTree(layers)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return archive.WriteTree(w, treeFiles(tree, ids))
 }
 
 // errStop ends a walk whose consumer wants no more.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -426,7 +427,7 @@ func (e *Engine) indexFile(names []string) string {
 
 // addSizes measures the upper, and adds the layers'.
 func (e *Engine) addSizes(out *ContainerInspect, c layerdb.Container) error {
-	own, err := filesSize(out.Upper)
+	own, err := e.ownSize(c.ID)
 	if err != nil {
 		return err
 	}
@@ -438,6 +439,28 @@ func (e *Engine) addSizes(out *ContainerInspect, c layerdb.Container) error {
 	})
 	out.SizeRw, out.SizeRootFs = &own, &all
 	return err
+}
+
+// ownSize is how many bytes a container has of its own.
+func (e *Engine) ownSize(id string) (int64, error) {
+	spec, err := e.readSpec(id)
+	if err != nil {
+		return 0, err
+	}
+	dir, done, err := e.openUpper(&spec, archive.Difference{Hollow: true, Loose: true})
+	if err != nil {
+		return 0, err
+	}
+	size, err := filesSize(dir)
+	return size, errors.Join(err, done())
+}
+
+// spaceOf is the size of all files that are kept for a container, and for no other: beside
+// its own those of a copy that it stands on.
+func (e *Engine) spaceOf(id string) (int64, error) {
+	own, err := filesSize(e.upper(id))
+	copied, copyErr := filesSize(filepath.Join(e.store.ContainerDir(id), copyName))
+	return own + copied, errors.Join(err, copyErr)
 }
 
 // filesSize is the sum of the sizes of the files below dir, several names of one

@@ -45,12 +45,19 @@ func noFUSE() bool {
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR
 }
 
+// A noViewError says why there is neither a view of ours nor the kernel's overlayfs.
+type noViewError struct{ fuse, overlay error }
+
+func (e *noViewError) Error() string {
+	return fmt.Sprintf("%v; and the kernel's overlayfs can not take its place: %v", e.fuse, e.overlay)
+}
+
+func (e *noViewError) Unwrap() []error { return []error{e.fuse, e.overlay} }
+
 // mountKernel mounts the kernel's overlayfs for what a view of ours was asked for. cause is
-// why there is none.
+// why there is none. The error is a [noViewError].
 func mountKernel(mountpoint string, opt unionfs.Options, cause error) (view, error) {
-	fail := func(err error) error {
-		return fmt.Errorf("%w; and the kernel's overlayfs can not take its place: %w", cause, err)
-	}
+	fail := func(err error) error { return &noViewError{cause, err} }
 	if slices.ContainsFunc(opt.Lowers, func(l unionfs.Lower) bool { return l.Live || len(l.Cut) > 0 }) {
 		return nil, fail(errors.New("it can not show this machine's own files"))
 	}

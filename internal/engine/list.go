@@ -145,7 +145,7 @@ func isAncestor(name string, c ContainerInfo) bool {
 // SizeOf is how many bytes a container has of its own, and with its image. It has to
 // run [Inside].
 func (e *Engine) SizeOf(c ContainerInfo) (own, all int64, err error) {
-	if own, err = filesSize(e.upper(c.ID)); err != nil {
+	if own, err = e.ownSize(c.ID); err != nil {
 		return 0, 0, err
 	}
 	err = e.store.View(func(tx *layerdb.Tx) error {

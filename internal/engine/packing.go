@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"github.com/varvefs/varve/internal/archive"
@@ -15,7 +16,7 @@ import (
 type packing struct {
 	engine  *Engine
 	spec    Spec
-	upper   string // its directory
+	upper   string // the directory that is packed
 	noPause bool
 	warning error // how its programs were stopped, if they can notice it
 }
@@ -37,7 +38,41 @@ func (p *packing) pack() (*layout.Stage, archive.Unpacked, error) {
 	return stage, diff, nil
 }
 
+// open says which directory is packed. Of a container that runs on a copy one is made,
+// while its programs stand still.
+func (p *packing) open() (done closeUpper, err error) {
+	if !p.noPause && isDir(filepath.Join(p.engine.store.ContainerDir(p.spec.ID), copyName)) {
+		release, warning, err := p.engine.hold(p.spec.ID)
+		if err != nil {
+			return nil, errPause(err)
+		}
+		defer release()
+		p.warning = warning
+	}
+	p.upper, done, err = p.engine.openUpper(&p.spec, archive.Difference{Loose: true})
+	return done, err
+}
+
+func errPause(err error) error {
+	return fmt.Errorf("pause the container: %w; with --pause=false it goes on while it is copied", err)
+}
+
 func (p *packing) packInto(dir string) (archive.Unpacked, error) {
+	done, err := p.open()
+	if err != nil {
+		return archive.Unpacked{}, err
+	}
+	var diff archive.Unpacked
+	if p.upper == p.engine.upper(p.spec.ID) {
+		diff, err = p.packUpper(dir)
+	} else {
+		diff, err = p.packFrom(p.upper, dir, true)
+	}
+	return diff, errors.Join(err, done())
+}
+
+// packUpper packs the upper itself, to which programs may be writing.
+func (p *packing) packUpper(dir string) (archive.Unpacked, error) {
 	state, err := p.engine.readState(p.spec.ID)
 	if err != nil {
 		return archive.Unpacked{}, err
@@ -79,7 +114,7 @@ func (p *packing) snapshot(dir string) error {
 	}
 	release, warning, err := p.engine.hold(p.spec.ID)
 	if err != nil {
-		return fmt.Errorf("pause the container: %w; with --pause=false it goes on while it is copied", err)
+		return errPause(err)
 	}
 	p.warning = warning
 	err = s.Finish()

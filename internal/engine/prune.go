@@ -109,7 +109,7 @@ func (p *pruner) containers() error {
 		if !ok {
 			continue
 		}
-		size, err := filesSize(p.engine.upper(c.ID))
+		size, err := p.engine.spaceOf(c.ID)
 		if err != nil {
 			return err
 		}

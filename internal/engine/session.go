@@ -182,6 +182,8 @@ func (s *Session) listen() {
 				s.carry(s.screen, files[0])
 			}
 			say(nil)
+		case r.Event == eventWarning:
+			printWarning(r.Error)
 		case r.Event == eventFailed:
 			failure := &StartError{r.Stage, r.Error}
 			say(failure)
@@ -194,6 +196,8 @@ func (s *Session) listen() {
 		}
 	}
 }
+
+func printWarning(text string) { fmt.Fprintln(os.Stderr, "varve: warning:", text) }
 
 // sentences is an error of the words of another process, nil if there are none.
 func sentences(text string) error {

@@ -189,7 +189,9 @@ func exitCodeOf(err error) int {
 // live mounts the view and runs the program in it, again and again if that is its
 // policy.
 func (s *supervisor) live(starter *guest) (int, error) {
-	err := s.mount()
+	err := s.mount(func(text string) {
+		_ = starter.wire.send(reply{Event: eventWarning, Error: text}) // it may be gone
+	})
 	if recordErr := s.awaitRecord(starter); err == nil {
 		err = recordErr
 	}
@@ -322,14 +324,18 @@ func (s *supervisor) keepStateLocked() {
 	}
 }
 
-// mount makes the view in this process's own mount namespace.
-func (s *supervisor) mount() error {
+// mount makes the view in this process's own mount namespace. warn is told what it has to
+// do without, before that takes its time.
+func (s *supervisor) mount(warn func(text string)) error {
 	chain, err := s.engine.chain(s.spec.Layers)
 	if err != nil {
 		return err
 	}
 	shown, err := idsOf(s.spec)
 	if err != nil {
+		return err
+	}
+	if err := s.engine.settle(&s.spec); err != nil {
 		return err
 	}
 	dir := s.engine.store.ContainerDir(s.spec.ID)
@@ -355,7 +361,12 @@ func (s *supervisor) mount() error {
 		}
 	}
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
-	if _, kernels := s.server.(kernelView); kernels && s.pretence != nil {
+	var none *noViewError
+	if errors.As(err, &none) {
+		p := copyPlan{s.engine, &s.spec, filepath.Join(dir, viewName), chain.lowers, warn}
+		s.server, err = p.mount(none)
+	}
+	if _, ours := s.server.(*unionfs.Server); !ours && s.pretence != nil {
 		s.pretence.KeepAttributes()
 	}
 	return err

@@ -173,7 +173,10 @@ func (e *Engine) checkContainer(c layerdb.Container, chain []layerdb.Layer) erro
 	}
 	if err == nil {
 		var info os.FileInfo
-		info, err = os.Lstat(filepath.Join(e.store.ContainerDir(c.ID), upperName))
+		info, err = os.Lstat(e.upper(c.ID))
+		if errors.Is(err, os.ErrNotExist) { // it may be made of a copy at the next look
+			info, err = os.Lstat(filepath.Join(e.store.ContainerDir(c.ID), copyName))
+		}
 		if err == nil && !info.IsDir() {
 			err = fmt.Errorf("upper: %w", unix.ENOTDIR)
 		}

@@ -73,7 +73,7 @@ type reply struct {
 	Event string `json:"event"`
 	Files int    `json:"files,omitempty"`
 	Code  int    `json:"code,omitempty"`  // of a container that has ended
-	Error string `json:"error,omitempty"` // why it could not be done, in sentences
+	Error string `json:"error,omitempty"` // why it could not be done, in sentences; or the warning
 	Stage int    `json:"stage,omitempty"` // the exit code of what could not be started
 
 	Copy *copyReply `json:"copy,omitempty"` // of a courier
@@ -85,6 +85,7 @@ const (
 	eventStarted = "started" // or attached; with the terminal, or stdin
 	eventEnded   = "ended"
 	eventFailed  = "failed"
+	eventWarning = "warning" // before the program starts: what it has to do without
 )
 
 // newWire makes a wire of a connected socket, which is its from then on.

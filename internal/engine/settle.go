@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/unionfs"
+)
+
+// settle makes the upper of a container that stood on a copy, if there still is one, and
+// removes the copy. Whenever it is interrupted, it can be done again: what is made before
+// the copy loses its name is thrown away, and that is its last step but to clean up.
+//
+//  1. The copy is locked, against those who look at it while the container runs.
+//  2. upper.new is made of how it differs from the chain.
+//  3. All of that is made durable.
+//  4. upper.new takes the place of the upper. From here to the next step there may be
+//     none: the copy still is the truth.
+//  5. The copy loses its name.
+//
+// Preconditions: nothing runs in the container, and nobody else starts it.
+func (e *Engine) settle(spec *Spec) error {
+	dir := e.store.ContainerDir(spec.ID)
+	copied, err := lockCopy(dir, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	if copied != nil {
+		defer func() { _ = copied.Close() }() // a directory
+		if err := e.renewUpper(dir, spec); err != nil {
+			return fmt.Errorf("make the upper of what the container has changed: %w", err)
+		}
+	}
+	return removeBelow(dir, unripeName, spentName, newUpperName)
+}
+
+// renewUpper is settle from its second step on.
+func (e *Engine) renewUpper(dir string, spec *Spec) error {
+	fresh := filepath.Join(dir, newUpperName)
+	if err := removeBelow(dir, newUpperName); err != nil {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return err
+	}
+	err := e.difference(spec, fresh, archive.Difference{Link: true})
+	if err == nil {
+		err = syncFS(fresh)
+	}
+	if err == nil {
+		err = removeBelow(dir, upperName)
+	}
+	if err == nil {
+		err = os.Rename(fresh, filepath.Join(dir, upperName))
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err == nil {
+		err = os.Rename(filepath.Join(dir, copyName), filepath.Join(dir, spentName))
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	return err
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	fd, err := at.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // a directory
+	return os.NewSyscallError("fsync", unix.Fsync(fd))
+}
+
+// difference makes the upper of a copy in the empty directory to.
+func (e *Engine) difference(spec *Spec, to string, d archive.Difference) error {
+	chain, err := e.chain(spec.Layers)
+	if err != nil {
+		return err
+	}
+	tree, err := unionfs.OpenTree(chain.lowers)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	d.Names, d.Below = belowOf(tree)
+	if err := d.WriteUpper(filepath.Join(e.store.ContainerDir(spec.ID), copyName), to); err != nil {
+		return err
+	}
+	return tidyMountPoints(to, chain.lowers)
+}
+
+// belowOf is how a tree is looked at as the chain of an [archive.Difference].
+func belowOf(tree *unionfs.Tree) (names func(string) ([]string, error), below func(string) (archive.File, bool, error)) {
+	d := differ{tree: tree}
+	return d.names, func(path string) (archive.File, bool, error) {
+		entry, ok, err := d.below(path)
+		if err != nil || !ok {
+			return archive.File{}, false, err
+		}
+		file, err := treeFile(entry, ids{}) // as it is on the disk
+		return file, true, err
+	}
+}
+
+// lockCopy locks the copy that a container stands on, until the file is closed; nil if there
+// is none.
+func lockCopy(dir string, how int) (*os.File, error) {
+	for {
+		path := filepath.Join(dir, copyName)
+		file, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = unix.EINTR
+		for err == unix.EINTR {
+			err = unix.Flock(int(file.Fd()), how)
+		}
+		if err != nil {
+			return nil, errors.Join(os.NewSyscallError("flock", err), file.Close())
+		}
+		locked, err := file.Stat()
+		if now, nowErr := os.Lstat(path); err == nil && nowErr == nil && os.SameFile(locked, now) {
+			return file, nil
+		}
+		if err = errors.Join(err, file.Close()); err != nil { // else it was settled meanwhile
+			return nil, err
+		}
+	}
+}
+
+// A closeUpper ends the use of what openUpper gave.
+type closeUpper func() error
+
+// openUpper says where what a container has changed is to be read. Of one that runs on a
+// copy that is a directory made for that, as want says. What a supervisor that was killed
+// has left is settled first. It has to run [Inside], and done has to be called.
+func (e *Engine) openUpper(spec *Spec, want archive.Difference) (dir string, done closeUpper, err error) {
+	none := func() error { return nil }
+	home := e.store.ContainerDir(spec.ID)
+	for {
+		if !isDir(filepath.Join(home, copyName)) {
+			return filepath.Join(home, upperName), none, nil
+		}
+		running, err := e.settleDead(spec)
+		if err != nil {
+			return "", none, err
+		}
+		if !running {
+			return filepath.Join(home, upperName), none, nil
+		}
+		copied, err := lockCopy(home, unix.LOCK_SH)
+		if err != nil {
+			return "", none, err
+		}
+		if copied == nil {
+			continue
+		}
+		dir, done, err = e.stageUpper(spec, want)
+		return dir, done, errors.Join(err, copied.Close())
+	}
+}
+
+// settleDead settles the upper of a container that does not run.
+func (e *Engine) settleDead(spec *Spec) (running bool, err error) {
+	lock, err := e.lockContainer(spec.ID)
+	if err != nil {
+		return false, err
+	}
+	defer lock.release()
+	state, err := e.readState(spec.ID)
+	if err != nil || state.Supervisor.alive() {
+		return true, err
+	}
+	if err := end(state); err != nil {
+		return false, err
+	}
+	return false, e.settle(spec)
+}
+
+// stageUpper makes the upper of a copy in a stage.
+func (e *Engine) stageUpper(spec *Spec, want archive.Difference) (string, closeUpper, error) {
+	none := func() error { return nil }
+	stage, err := e.store.Stage("upper")
+	if err != nil {
+		return "", none, err
+	}
+	dir := filepath.Join(stage.Path(), upperName)
+	if err = os.Mkdir(dir, 0o700); err == nil {
+		err = e.difference(spec, dir, want)
+	}
+	if err != nil {
+		return "", none, errors.Join(err, stage.Discard())
+	}
+	return dir, stage.Discard, nil
+}
