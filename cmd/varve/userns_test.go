@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -126,4 +127,31 @@ func TestOwnUsernsNoFUSE(t *testing.T) {
 	out, code := h.without(t, emptyDev, "run", "--rm", "--userns=auto", "small:1", "true")
 	require.Equal(t, 125, code)
 	require.Contains(t, out, "it can not show owners as those of another user namespace: leave out --userns")
+}
+
+// TestKilledHostPID: nothing that a container with --pid host has started outlives its supervisor.
+func TestKilledHostPID(t *testing.T) {
+	eachUser(t, func(t *testing.T, h *home) {
+		mark := fmt.Sprint(2_000_000_000 + os.Getpid()) // seconds that nobody else sleeps
+		script := fmt.Sprintf("sleep %[1]s & setsid sleep %[1]s & (sleep %[1]s &); echo ready; exec sleep %[1]s", mark)
+		cmd, out := h.start(t, "--name", "first", "--pid", "host", "small:1", "sh", "-c", script)
+		h.isUp(t)
+		h.ok(t, "exec", "-d", "first", "sleep", mark)
+		sleepers := func() (n int) {
+			lists, err := filepath.Glob("/proc/[0-9]*/cmdline")
+			require.NoError(t, err)
+			for _, list := range lists {
+				if line, _ := os.ReadFile(list); string(line) == "sleep\x00"+mark+"\x00" { // it may have ended
+					n++
+				}
+			}
+			return n
+		}
+		testenv.Eventually(t, "all of them sleep", func() bool { return sleepers() == 5 })
+		require.NoError(t, unix.Kill(h.state(t).Supervisor.Pid, unix.SIGKILL))
+		_, err := io.ReadAll(out)
+		require.NoError(t, err)
+		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+		testenv.Eventually(t, "none is left", func() bool { return sleepers() == 0 })
+	})
 }
