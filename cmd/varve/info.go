@@ -40,19 +40,24 @@ func (c *cli) info() *cobra.Command {
 }
 
 func showInfo(w io.Writer, i engine.Info, format string) error {
-	switch format {
-	case "":
-		_, err := io.WriteString(w, infoLines(i))
-		warnOfLimits(i)
-		return err
-	case "json", "{{json .}}":
-		return printJSON(w, []engine.Info{i})
+	if format != "" {
+		return showOne(w, i, format)
+	}
+	_, err := io.WriteString(w, infoLines(i))
+	warnOfLimits(i)
+	return err
+}
+
+// showOne shows v by a Go template, or as JSON.
+func showOne(w io.Writer, v any, format string) error {
+	if format == "json" || format == "{{json .}}" {
+		return printJSON(w, []any{v})
 	}
 	t, err := parseTemplate(unescape(format))
 	if err != nil {
 		return err
 	}
-	if err := t.Execute(w, i); err != nil {
+	if err := t.Execute(w, v); err != nil {
 		return fmt.Errorf("--format: %w", err)
 	}
 	_, err = fmt.Fprintln(w)
