@@ -124,7 +124,7 @@ func (c *cli) verbs() map[string]func() *cobra.Command {
 		"version": c.version,
 		// hidden ones, which varve starts itself
 		"supervise": c.supervise, "sweep": c.sweep, "index": c.index, "probe": c.probe, "flush": c.flush,
-		"courier": c.courier, "lend": c.lend,
+		"courier": c.courier, "lend": c.lend, "replicate": c.replicate, "settle": c.settle,
 	}
 }
 

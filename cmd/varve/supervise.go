@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/varvefs/varve/internal/engine"
@@ -89,5 +91,35 @@ func (c *cli) flush() *cobra.Command {
 		Use: "flush VIEW FILE...", Hidden: true, Args: rangeArgs(2, -1),
 		Short: "Have the kernel write what programs have changed in mapped files (varve commit has it done)",
 		RunE:  func(_ *cobra.Command, args []string) error { return engine.Flush(args[0], args[1:]) },
+	}
+}
+
+// replicate is the hidden verb that copies the files of a container that can have no view.
+func (c *cli) replicate() *cobra.Command {
+	return &cobra.Command{
+		Use: "replicate CONTAINER WHY", Hidden: true, Args: exactArgs(2),
+		Short: "Copy the files that a container is to stand on (its supervisor has it done)",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			return e.Replicate(args[0], args[1], func(text string) { fmt.Fprintln(cmd.OutOrStdout(), text) })
+		},
+	}
+}
+
+// settle is the hidden verb that makes the upper of such a container.
+func (c *cli) settle() *cobra.Command {
+	return &cobra.Command{
+		Use: "settle CONTAINER", Hidden: true, Args: exactArgs(1),
+		Short: "Make the upper of what a container has changed in its copy (its supervisor has it done)",
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := c.open()
+			if err != nil {
+				return err
+			}
+			return e.Settle(args[0])
+		},
 	}
 }

@@ -113,6 +113,16 @@ func belowOf(tree *unionfs.Tree) (names func(string) ([]string, error), below fu
 	}
 }
 
+// Settle is what the hidden verb does that settles the upper of a container for its
+// supervisor, under the preconditions of settle.
+func (e *Engine) Settle(id string) error {
+	spec, err := e.readSpec(id)
+	if err != nil {
+		return err
+	}
+	return e.settle(&spec)
+}
+
 // lockCopy locks the copy that a container stands on, until the file is closed; nil if there
 // is none.
 func lockCopy(dir string, how int) (*os.File, error) {

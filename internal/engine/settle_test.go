@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,8 +40,10 @@ func copiedIn(t *testing.T, root string) (e *Engine, spec *Spec, dir string) {
 	} {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
-	p := copyPlan{engine: e, spec: spec, lowers: []unionfs.Lower{{Path: layer}}, warn: func(string) {}}
-	require.NoError(t, p.make(&noViewError{}))
+	raw, err := json.Marshal(spec)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, configName), raw, 0o600))
+	require.NoError(t, e.Replicate(spec.ID, "no", func(string) {}))
 	here := filepath.Join(dir, copyName)
 	require.NoError(t, os.Remove(here+"/d/gone"))
 	require.NoError(t, os.Rename(here+"/old", here+"/new"))
@@ -91,7 +94,7 @@ func TestSettle(t *testing.T) {
 			require.Contains(t, got, "d/more")
 			list, err := os.ReadDir(dir)
 			require.NoError(t, err)
-			require.Len(t, list, 2, "upper and view: %v", list)
+			require.Len(t, list, 3, "upper, view and configuration: %v", list)
 			var names []string
 			upper, err := os.ReadDir(e.upper(spec.ID))
 			require.NoError(t, err)
@@ -108,16 +111,13 @@ func TestSettle(t *testing.T) {
 func TestCopyLeavesNothing(t *testing.T) {
 	e, spec, dir := copied(t)
 	require.NoError(t, e.settle(spec))
-	layer, err := e.diffDir(spec.Layers[0])
-	require.NoError(t, err)
-	p := copyPlan{engine: e, spec: spec, lowers: []unionfs.Lower{{Path: layer}}, warn: func(string) {}}
 	// A file whose data is in a layer that is not there can not be read.
 	require.NoError(t, os.Truncate(filepath.Join(dir, upperName, "new"), 9))
 	require.NoError(t, unix.Setxattr(filepath.Join(dir, upperName, "new"), "user.overlay.metacopy", nil, 0))
-	require.ErrorIs(t, p.make(&noViewError{}), unix.EIO)
+	require.ErrorIs(t, e.Replicate(spec.ID, "no", func(string) {}), unix.EIO)
 	list, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, list, 2, "upper and view: %v", list)
+	require.Len(t, list, 3, "upper, view and configuration: %v", list)
 
 	if shares, err := canShare(dir); err != nil || shares {
 		t.Skip("files share their data here: there is room for any copy")

@@ -335,7 +335,7 @@ func (s *supervisor) mount(warn func(text string)) error {
 	if err != nil {
 		return err
 	}
-	if err := s.engine.settle(&s.spec); err != nil {
+	if err := s.engine.settleCopy(s.spec.ID); err != nil {
 		return err
 	}
 	dir := s.engine.store.ContainerDir(s.spec.ID)
@@ -363,8 +363,7 @@ func (s *supervisor) mount(warn func(text string)) error {
 	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
 	var none *noViewError
 	if errors.As(err, &none) {
-		p := copyPlan{s.engine, &s.spec, filepath.Join(dir, viewName), chain.lowers, warn}
-		s.server, err = p.mount(none)
+		s.server, err = s.mountCopy(none, warn)
 	}
 	if _, ours := s.server.(*unionfs.Server); !ours && s.pretence != nil {
 		s.pretence.KeepAttributes()
