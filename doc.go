@@ -23,8 +23,10 @@
 // # The house
 //
 //	cmd/varve          main.go and one file a verb: flags in, one engine call, print
+//	cmd/varve-supervisor the process of one container, without the verbs
 //	cmd/varve-stage    the small program that sets a container up from the inside
-//	internal/stage     that program, in varve's own file
+//	internal/stage     these programs, in varve's own file
+//	internal/container one container: its files, its supervisor, and the words between that and the verbs
 //	internal/engine    what a verb means. The only room where layers, mounts and processes meet
 //	unionfs            the view: every FUSE operation, lookup through the chain
 //	whiteout           how "hidden here" is written and read, in every dialect
@@ -50,7 +52,9 @@
 //	                            → internal/cgroup
 //	                            → internal/archive → layerdb, whiteout, copyup, internal/at
 //	                            → internal/registry
+//	                            → internal/container → internal/layout, unionfs, runner, internal/cgroup, internal/stage, whiteout, internal/at
 //	                            → internal/stage    → runner
+//	cmd/varve-supervisor → internal/container, runner
 //	cmd/varve-stage → runner
 //	copyup, internal/index → whiteout, internal/at
 //	internal/layout → internal/at

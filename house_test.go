@@ -20,10 +20,12 @@ const module = "github.com/varvefs/varve"
 // thing has to itself. It is the picture of doc.go.
 var rooms = map[string][]string{
 	".":                       {},
-	"cmd/varve":               {"internal/engine", "runner"},
+	"cmd/varve":               {"internal/engine", "internal/container", "runner"},
+	"cmd/varve-supervisor":    {"internal/container", "runner"},
 	"cmd/varve-stage":         {"runner"},
 	"internal/stage":          {"runner"},
-	"internal/engine":         {"layerdb", "internal/layout", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "internal/stage", "whiteout", "internal/at"},
+	"internal/engine":         {"internal/container", "layerdb", "internal/layout", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "internal/stage", "whiteout", "internal/at"},
+	"internal/container":      {"internal/layout", "unionfs", "runner", "internal/cgroup", "internal/stage", "whiteout", "internal/at"},
 	"layerdb":                 {"internal/layout", "whiteout", "internal/at"},
 	"internal/layout":         {"internal/at"},
 	"unionfs":                 {"whiteout", "copyup", "internal/index", "internal/uring", "internal/at"},

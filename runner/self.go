@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -13,6 +14,10 @@ import (
 
 // Self is this binary run again by [StartSelf].
 type Self struct {
+	// Program is what runs in its place, whose main calls [Stage], too; nil is this
+	// binary. It stays the caller's.
+	Program *os.File
+
 	Args []string // with Args[0], the name that ps shows
 	Env  []string // nil is the environment of this process
 
@@ -100,16 +105,21 @@ func startSelf(s Self) (*Child, error) {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	attr := &os.ProcAttr{Files: append(files, gate), Sys: s.attributes(), Env: s.environment(len(files))}
+	path := selfExe
+	if s.isPassed() {
+		path = fmt.Sprintf("/proc/self/fd/%d", len(attr.Files))
+		attr.Files = append(attr.Files, s.Program)
+	}
 	var proc *os.Process
 	if s.Into != nil {
 		proc, err = s.leap(attr)
 	} else {
-		proc, err = os.StartProcess(selfExe, s.Args, attr)
+		proc, err = os.StartProcess(path, s.Args, attr)
 	}
 	_ = gate.Close() // the child has it
 	if err != nil {
 		_ = opener.Close() // nothing was written
-		return nil, explainUserns(fmt.Errorf("start %s again: %w", selfExe, err), s.Userns)
+		return nil, explainUserns(fmt.Errorf("start %s again: %w", path, err), s.Userns)
 	}
 	c := &Child{proc: proc, Userns: s.Userns}
 	if err = errors.Join(c.open(opener), opener.Close()); err != nil {
@@ -118,14 +128,20 @@ func startSelf(s Self) (*Child, error) {
 	return c, nil
 }
 
+// isPassed tells whether the child gets its program as the descriptor behind the gate.
+func (s *Self) isPassed() bool { return s.Program != nil && s.Into == nil }
+
 // leap starts the child in the user namespace of another process. attr is as for
 // os.StartProcess.
 func (s *Self) leap(attr *os.ProcAttr) (*os.Process, error) {
-	binary, err := os.OpenFile(selfExe, unix.O_PATH, 0)
-	if err != nil {
-		return nil, err
+	binary := s.Program
+	if binary == nil {
+		var err error
+		if binary, err = OwnFile(); err != nil {
+			return nil, err
+		}
+		defer func() { _ = binary.Close() }() // O_PATH
 	}
-	defer func() { _ = binary.Close() }() // O_PATH
 	l := leap{binary: binary, args: s.Args, env: attr.Env, files: attr.Files, session: s.Setsid,
 		target: s.Into, spaces: unix.CLONE_NEWUSER, fresh: int(attr.Sys.Cloneflags)}
 	pid, err := l.start()
@@ -133,6 +149,16 @@ func (s *Self) leap(attr *os.ProcAttr) (*os.Process, error) {
 		return nil, err
 	}
 	return os.FindProcess(pid)
+}
+
+// OwnFile returns this binary, open to be executed and for nothing else, also when its
+// file has been replaced or removed. It is the caller's to close.
+func OwnFile() (*os.File, error) {
+	fd, err := unix.Open(selfExe, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: selfExe, Err: err}
+	}
+	return os.NewFile(uintptr(fd), selfExe), nil
 }
 
 // keepInherited has no process that this one starts get a descriptor that this one
@@ -188,8 +214,8 @@ func sysMap(ids []IDMap) []syscall.SysProcIDMap {
 	return list
 }
 
-// environment adds what Stage has to know: the number of the gate, and whether
-// the mounts are the child's own.
+// environment adds what Stage has to know: the number of the gate, whether the mounts are
+// the child's own, and whether the descriptor behind the gate is its program.
 func (s *Self) environment(gate int) []string {
 	env := s.Env
 	if env == nil {
@@ -198,6 +224,9 @@ func (s *Self) environment(gate int) []string {
 	order := stageEnv + "=" + strconv.Itoa(gate)
 	if s.PrivateMounts || s.Userns != nil {
 		order += " mounts"
+	}
+	if s.isPassed() {
+		order += " program"
 	}
 	return append(env[:len(env):len(env)], order)
 }
@@ -226,13 +255,13 @@ func (c *Child) abandon(cause error) error {
 }
 
 // selfStage is the child's side, at the top of its main. order is the number of
-// the gate, and "mounts".
+// the gate, and "mounts", "program", or both.
 func selfStage(order []string) {
 	err := os.Unsetenv(stageEnv)
 	if err == nil {
-		err = passGate(order[0])
+		err = passGate(order[0], slices.Contains(order, "program"))
 	}
-	if err == nil && len(order) > 1 {
+	if err == nil && slices.Contains(order, "mounts") {
 		if err = ownMounts(); err != nil { // Linux lets namespaces be made that give no power
 			ns, nsErr := CurrentUserns()
 			err = errors.Join(explainUserns(err, ns), nsErr)
@@ -248,10 +277,13 @@ func selfStage(order []string) {
 	os.Exit(125)
 }
 
-func passGate(number string) error {
+func passGate(number string, program bool) error {
 	fd, err := strconv.Atoi(number)
 	if err != nil {
 		return fmt.Errorf("%s: %w", stageEnv, err)
+	}
+	if program {
+		_ = unix.Close(fd + 1) // it runs
 	}
 	gate := os.NewFile(uintptr(fd), "varve-gate")
 	if _, err = io.ReadFull(gate, make([]byte, 1)); err != nil {

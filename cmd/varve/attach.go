@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -106,7 +108,7 @@ func (f *foreground) options(terminal bool) *engine.AttachOptions {
 func (f *foreground) catchSignals() {
 	f.signals = make(chan os.Signal, 64)
 	if f.sigProxy {
-		signal.Notify(f.signals, engine.ForwardedSignals()...)
+		signal.Notify(f.signals, container.ForwardedSignals()...)
 		return
 	}
 	signal.Notify(f.signals, unix.SIGWINCH)

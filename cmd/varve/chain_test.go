@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/varvefs/varve/internal/engine"
 	"github.com/varvefs/varve/internal/testenv"
 )
 
@@ -70,7 +71,7 @@ func (h *home) uses(t *testing.T, image string) bool {
 	})
 	raw, err := os.ReadFile(filepath.Join(h.root, "containers", id, "state.json"))
 	require.NoError(t, err)
-	var state engine.State
+	var state container.State
 	require.NoError(t, json.Unmarshal(raw, &state))
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", state.Supervisor.Pid))
 	require.NoError(t, err)

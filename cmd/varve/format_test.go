@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/varvefs/varve/internal/engine"
@@ -44,11 +46,11 @@ func TestEllipsis(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	ago := time.Now().Add(-2 * time.Hour)
-	for want, s := range map[string]engine.State{
-		"Created":                {Status: engine.Created},
-		"Up 2 hours":             {Status: engine.Running, Started: ago},
-		"Exited (3) 2 hours ago": {Status: engine.Exited, ExitCode: 3, Finished: ago},
-		"Exited (137)":           {Status: engine.Exited, ExitCode: 137},
+	for want, s := range map[string]container.State{
+		"Created":                {Status: container.Created},
+		"Up 2 hours":             {Status: container.Running, Started: ago},
+		"Exited (3) 2 hours ago": {Status: container.Exited, ExitCode: 3, Finished: ago},
+		"Exited (137)":           {Status: container.Exited, ExitCode: 137},
 	} {
 		require.Equal(t, want, status(s))
 	}

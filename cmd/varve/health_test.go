@@ -5,24 +5,25 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/stretchr/testify/require"
 
-	"github.com/varvefs/varve/internal/engine"
 	"github.com/varvefs/varve/internal/testenv"
 )
 
 // health is what inspect says of a container; nil if it is not checked.
-func (h *home) health(t *testing.T, name string) *engine.Health {
+func (h *home) health(t *testing.T, name string) *container.Health {
 	t.Helper()
-	var health *engine.Health
+	var health *container.Health
 	require.NoError(t, json.Unmarshal([]byte(h.ok(t, "inspect", "-f", "{{json .State.Health}}", name)), &health))
 	return health
 }
 
 // becomes waits until a container has a status, and the last check said so.
-func (h *home) becomes(t *testing.T, name, status string) *engine.Health {
+func (h *home) becomes(t *testing.T, name, status string) *container.Health {
 	t.Helper()
-	var health *engine.Health
+	var health *container.Health
 	testenv.Eventually(t, name+" becomes "+status, func() bool {
 		health = h.health(t, name)
 		return health.Status == status

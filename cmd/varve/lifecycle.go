@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -131,19 +133,19 @@ func (f *foreground) start(e *engine.Engine, name string) (int, error) {
 }
 
 // stopFlags are those of stop and restart.
-func stopFlags(cmd *cobra.Command) (read func() (engine.StopOptions, error)) {
+func stopFlags(cmd *cobra.Command) (read func() (container.StopOptions, error)) {
 	var timeout int
 	var signal string
 	cmd.Flags().IntVarP(&timeout, "timeout", "t", 10, "seconds to wait before it is killed; -1 is for ever (default: the container's own, or 10)")
 	cmd.Flags().IntVar(&timeout, "time", 10, "the same")
 	_ = cmd.Flags().MarkHidden("time") // it is there
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "the signal to send (default: the container's own, or SIGTERM)")
-	return func() (opt engine.StopOptions, err error) {
+	return func() (opt container.StopOptions, err error) {
 		if cmd.Flags().Changed("timeout") || cmd.Flags().Changed("time") {
 			opt.Timeout = &timeout
 		}
 		if signal != "" {
-			opt.Signal, err = engine.ParseSignal(signal)
+			opt.Signal, err = container.ParseSignal(signal)
 		}
 		return opt, err
 	}
@@ -208,7 +210,7 @@ func (c *cli) kill() *cobra.Command {
 		Example: "  varve kill -s HUP web",
 		Args:    rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sig, err := engine.ParseSignal(cmp.Or(signal, "KILL"))
+			sig, err := container.ParseSignal(cmp.Or(signal, "KILL"))
 			if err != nil {
 				return err
 			}

@@ -3,12 +3,12 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/varvefs/varve/internal/engine"
+	"github.com/varvefs/varve/internal/container"
 )
 
 // namingFlags are docker's flags for the names of machines, and second names that it
 // has for some. The flags of isolationFlags are there.
-func namingFlags(cmd *cobra.Command, want *engine.Naming) {
+func namingFlags(cmd *cobra.Command, want *container.Naming) {
 	f := cmd.Flags()
 	f.StringArrayVar(&want.ExtraHosts, "add-host", nil, "a line of its /etc/hosts, NAME:ADDRESS; the address host-gateway is this machine's")
 	f.StringArrayVar(&want.DNS, "dns", nil, "have it ask this server of names (default: this machine's)")

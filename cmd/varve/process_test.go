@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/varvefs/varve/internal/engine"
 	"github.com/varvefs/varve/internal/testenv"
 )
 
@@ -125,11 +126,11 @@ func (h *home) stateFile(t *testing.T) string {
 }
 
 // state reads it.
-func (h *home) state(t *testing.T) engine.State {
+func (h *home) state(t *testing.T) container.State {
 	t.Helper()
 	raw, err := os.ReadFile(h.stateFile(t))
 	require.NoError(t, err)
-	var s engine.State
+	var s container.State
 	require.NoError(t, json.Unmarshal(raw, &s))
 	return s
 }

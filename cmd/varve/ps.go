@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -194,9 +196,9 @@ func psRows(list []engine.ContainerInfo, noTrunc bool) []psRow {
 }
 
 // status is the state of a container in docker's words.
-func status(s engine.State) string {
+func status(s container.State) string {
 	switch s.Status {
-	case engine.Running:
+	case container.Running:
 		up := "Up " + units.HumanDuration(time.Since(s.Started))
 		switch {
 		case s.Paused():
@@ -207,9 +209,9 @@ func status(s engine.State) string {
 			up += " (" + s.Health + ")"
 		}
 		return up
-	case engine.Restarting:
+	case container.Restarting:
 		return fmt.Sprintf("Restarting (%d) %s", s.ExitCode, ago(s.Finished))
-	case engine.Exited:
+	case container.Exited:
 		if s.Finished.IsZero() { // its supervisor was killed: nobody saw when
 			return fmt.Sprintf("Exited (%d)", s.ExitCode)
 		}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -122,7 +124,7 @@ func (c *cli) startRun(e *engine.Engine, a *creation, front *foreground) (s *eng
 			front.catchSignals()
 		}
 		if s, err = e.Run(a.opt, attach); err != nil {
-			signal.Reset(engine.ForwardedSignals()...) // while an image is fetched they are for us
+			signal.Reset(container.ForwardedSignals()...) // while an image is fetched they are for us
 		}
 		return err
 	})

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/spf13/cobra"
 
 	"github.com/varvefs/varve/internal/engine"
@@ -18,7 +20,7 @@ func (c *cli) supervise() *cobra.Command {
 			if err != nil {
 				return exitError{codeUsage, err}
 			}
-			code, err := e.Supervise(args[0])
+			code, err := container.Supervise(e.Root(), args[0], nil)
 			if err != nil {
 				return exitError{code, err}
 			}
@@ -79,7 +81,7 @@ func (c *cli) lend() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.Lend(args[0])
+			return container.Lend(e.Root(), args[0])
 		},
 	}
 }
@@ -90,7 +92,7 @@ func (c *cli) flush() *cobra.Command {
 	return &cobra.Command{
 		Use: "flush VIEW FILE...", Hidden: true, Args: rangeArgs(2, -1),
 		Short: "Have the kernel write what programs have changed in mapped files (varve commit has it done)",
-		RunE:  func(_ *cobra.Command, args []string) error { return engine.Flush(args[0], args[1:]) },
+		RunE:  func(_ *cobra.Command, args []string) error { return container.Flush(args[0], args[1:]) },
 	}
 }
 

@@ -12,10 +12,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/varvefs/varve/internal/container"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/varvefs/varve/internal/engine"
 	"github.com/varvefs/varve/internal/testenv"
 )
 
@@ -42,12 +43,12 @@ func idMapOf(t *testing.T, pid int, kind string) (first, size int) {
 }
 
 // stateOf reads that of a container by its name.
-func (h *home) stateOf(t *testing.T, name string) engine.State {
+func (h *home) stateOf(t *testing.T, name string) container.State {
 	t.Helper()
 	id := strings.TrimSpace(h.ok(t, "inspect", "-f", "{{.Id}}", name))
 	raw, err := os.ReadFile(filepath.Join(h.root, "containers", id, "state.json"))
 	require.NoError(t, err)
-	var s engine.State
+	var s container.State
 	require.NoError(t, json.Unmarshal(raw, &s))
 	return s
 }

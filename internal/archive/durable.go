@@ -3,7 +3,6 @@ package archive
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -15,9 +14,6 @@ import (
 // cheaper than thousands of fsync(2), but writes what everybody else has written
 // to the file system, too.
 const fewFiles = 64
-
-// DiffDir returns where the files of the layer in layerDir are.
-func DiffDir(layerDir string) string { return filepath.Join(layerDir, diffName) }
 
 // SyncLayer makes the layer in a stage durable, but for the name of the stage. Nothing
 // may be written to it after.

@@ -130,7 +130,7 @@ func (in *Intake) Staged() map[digest.Digest]string {
 	defer in.mu.Unlock()
 	dirs := map[digest.Digest]string{}
 	for id, stage := range in.stages {
-		dirs[id] = DiffDir(stage.Path())
+		dirs[id] = layout.DiffDir(stage.Path())
 	}
 	return dirs
 }

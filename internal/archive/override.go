@@ -4,13 +4,15 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // Unsquash puts the true owner, mode and device into Stat, where they are kept in
 // OverrideAttr. It is for a process that has one user id only; elsewhere anyone
 // inside a container can set that attribute, so there it says nothing.
 func (f *File) Unsquash() error {
-	value, ok := f.Xattrs[OverrideAttr]
+	value, ok := f.Xattrs[layout.OverrideAttr]
 	kind := f.Stat.Mode & unix.S_IFMT
 	if !ok || kind == unix.S_IFLNK {
 		return nil

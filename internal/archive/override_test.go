@@ -5,6 +5,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 func TestUnsquash(t *testing.T) {
@@ -21,12 +23,12 @@ func TestUnsquash(t *testing.T) {
 		"a symbolic link":  {stat(unix.S_IFLNK, 0o777), "7:7:00", unix.S_IFLNK | 0o777, 0, 0, 0},
 		"a directory lies": {stat(unix.S_IFDIR, 0o700), "0:0:0700:char-1-3", unix.S_IFDIR | 0o700, 0, 0, 0},
 	} {
-		f := File{Path: "x", Stat: c.before, Xattrs: map[string][]byte{OverrideAttr: []byte(c.value)}}
+		f := File{Path: "x", Stat: c.before, Xattrs: map[string][]byte{layout.OverrideAttr: []byte(c.value)}}
 		require.NoError(t, f.Unsquash(), name)
 		require.Equal(t, []uint64{uint64(c.mode), uint64(c.uid), uint64(c.gid), c.rdev},
 			[]uint64{uint64(f.Stat.Mode), uint64(f.Stat.Uid), uint64(f.Stat.Gid), f.Stat.Rdev}, name)
 	}
-	f := File{Path: "x", Stat: stat(unix.S_IFREG, 0), Xattrs: map[string][]byte{OverrideAttr: []byte("nonsense")}}
+	f := File{Path: "x", Stat: stat(unix.S_IFREG, 0), Xattrs: map[string][]byte{layout.OverrideAttr: []byte("nonsense")}}
 	require.ErrorContains(t, f.Unsquash(), "nonsense")
 	f = File{Stat: stat(unix.S_IFREG, 0o644)}
 	require.NoError(t, f.Unsquash())

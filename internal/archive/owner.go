@@ -13,15 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/whiteout"
 )
-
-// OverrideAttr is the extended attribute that keeps what a host without root does
-// not let a file be: "UID:GID:MODE" with the mode in octal, and for the regular
-// file in the place of a device ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR"
-// behind. The form is that of containers/storage and of fuse-overlayfs'
-// xattr_permissions=2.
-const OverrideAttr = "user.containers.override_stat"
 
 // attrs is what belongs to a file beside its name and data.
 type attrs struct {
@@ -44,7 +38,7 @@ func (a *attrs) override() string {
 // parseOverride reads the value of OverrideAttr into a. The type of a plain file
 // or directory, which others write, is accepted and means nothing.
 func (a *attrs) parseOverride(value string) error {
-	bad := fmt.Errorf("malformed %s: %q", OverrideAttr, value)
+	bad := fmt.Errorf("malformed %s: %q", layout.OverrideAttr, value)
 	part := strings.SplitN(value, ":", 4)
 	if len(part) < 3 {
 		return bad
@@ -176,7 +170,7 @@ func keepOverride(dir int, name string, kind uint32, a *attrs, real uint32) erro
 	if a.device == "" && real == a.mode && int(st.Uid) == a.uid && int(st.Gid) == a.gid {
 		return nil
 	}
-	err := at.Setxattr(dir, name, OverrideAttr, []byte(a.override()), 0)
+	err := at.Setxattr(dir, name, layout.OverrideAttr, []byte(a.override()), 0)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("the file system has no user extended attributes, which without root are needed to keep owners: %w", err)
 	}
@@ -186,7 +180,7 @@ func keepOverride(dir int, name string, kind uint32, a *attrs, real uint32) erro
 // storable tells whether an attribute of an archive or an upper may be in a
 // layer: not the marks of the union, and not the word on owners, either of which
 // an archive could use to say what its headers do not.
-func storable(attr string) bool { return !whiteout.PrivateAttr(attr) && attr != OverrideAttr }
+func storable(attr string) bool { return !whiteout.PrivateAttr(attr) && attr != layout.OverrideAttr }
 
 // setXattrs leaves out what the file system or the kernel does not allow us, and
 // of a squashed file all that is not the user's own: in a user namespace the
@@ -226,7 +220,7 @@ func (o owners) attrsOf(dir int, name string, kind uint32) (*attrs, error) {
 	}
 	xattrs := map[string][]byte{}
 	for _, attr := range list {
-		if attr != OverrideAttr && (!storable(attr) || slices.Contains(hostAttrs, attr)) {
+		if attr != layout.OverrideAttr && (!storable(attr) || slices.Contains(hostAttrs, attr)) {
 			continue
 		}
 		value, err := at.Getxattr(dir, name, attr)
@@ -246,7 +240,7 @@ func (o owners) attrsOf(dir int, name string, kind uint32) (*attrs, error) {
 func (o owners) attrsFrom(st *unix.Stat_t, xattrs map[string][]byte) (*attrs, error) {
 	f := File{Stat: *st, Xattrs: xattrs}
 	a, kind := f.attrs(), st.Mode&unix.S_IFMT
-	value, kept := xattrs[OverrideAttr]
+	value, kept := xattrs[layout.OverrideAttr]
 	if !kept || !o.squash || kind == unix.S_IFLNK {
 		return a, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/whiteout"
 )
 
@@ -197,7 +198,7 @@ func TestPackLeavesOut(t *testing.T) {
 	}
 	if !newOwners().squash {
 		// Anyone inside a container can set this one, so here it says nothing.
-		require.NoError(t, at.Setxattr(at.CWD, root+"/f", OverrideAttr, []byte("0:0:04755"), 0))
+		require.NoError(t, at.Setxattr(at.CWD, root+"/f", layout.OverrideAttr, []byte("0:0:04755"), 0))
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)

@@ -14,11 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // The names in a layer directory.
 const (
-	diffName  = "diff"
+	diffName  = layout.DiffName
 	indexName = "tar-split.gz"
 	keptName  = "kept"
 	listName  = "list" // in kept

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/whiteout"
 )
 
@@ -191,7 +192,7 @@ func TestLinksStayInside(t *testing.T) {
 func TestPrivateAttributesAreNotTaken(t *testing.T) {
 	f := dir("d")
 	f.PAXRecords = map[string]string{}
-	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque", "user.varve.x", OverrideAttr} {
+	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque", "user.varve.x", layout.OverrideAttr} {
 		f.PAXRecords["SCHILY.xattr."+attr] = "y"
 	}
 	f.PAXRecords["SCHILY.xattr.user.mine"] = "kept"

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/layout"
 )
 
 // asOther is set in the process that TestAsOrdinaryUser starts.
@@ -91,7 +93,7 @@ func TestSquashKeepsWhatItMayNotMake(t *testing.T) {
 		if os.Geteuid() == 0 && path == "bin" {
 			want = "" // root of a user namespace: it is as it should be
 		}
-		require.Equal(t, want, files[path].Xattrs[OverrideAttr], path)
+		require.Equal(t, want, files[path].Xattrs[layout.OverrideAttr], path)
 	}
 	require.EqualValues(t, unix.S_IFREG|0o600, files["null"].Mode)
 	require.EqualValues(t, unix.S_IFDIR|0o700, files["closed"].Mode)
@@ -122,9 +124,9 @@ func TestSquashPacksTheTruth(t *testing.T) {
 		require.NotNil(t, g, name)
 		require.Equal(t, []any{h.Uid, h.Gid, h.Mode, h.Typeflag, h.Size, h.Devmajor, h.Devminor},
 			[]any{g.Uid, g.Gid, g.Mode, g.Typeflag, g.Size, g.Devmajor, g.Devminor}, name)
-		require.NotContains(t, g.PAXRecords, "SCHILY.xattr."+OverrideAttr, name)
+		require.NotContains(t, g.PAXRecords, "SCHILY.xattr."+layout.OverrideAttr, name)
 	}
-	require.Equal(t, "0:42:04755", lstat(t, dir+"/diff/bin/su").Xattrs[OverrideAttr])
+	require.Equal(t, "0:42:04755", lstat(t, dir+"/diff/bin/su").Xattrs[layout.OverrideAttr])
 }
 
 func TestParseOverride(t *testing.T) {

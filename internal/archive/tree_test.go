@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/whiteout"
 )
 
@@ -59,7 +60,7 @@ func TestWriteTreeRoundTrip(t *testing.T) {
 
 func TestWriteTreeLeavesOut(t *testing.T) {
 	one := File{Path: "f", Stat: unix.Stat_t{Mode: unix.S_IFREG | 0o4755, Uid: 5, Nlink: 1}, Xattrs: map[string][]byte{
-		OverrideAttr: []byte("1"), "trusted.overlay.opaque": []byte("y"), "security.selinux": []byte("z"), "security.capability": []byte("c"),
+		layout.OverrideAttr: []byte("1"), "trusted.overlay.opaque": []byte("y"), "security.selinux": []byte("z"), "security.capability": []byte("c"),
 	}}
 	socket := File{Path: "s", Stat: unix.Stat_t{Mode: unix.S_IFSOCK | 0o600}}
 	var b bytes.Buffer

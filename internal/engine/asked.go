@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
 // CheckEnv refuses an -e that docker refuses.
@@ -45,7 +47,7 @@ func AskedEnv(files, asked []string) ([]string, error) {
 			return nil, err
 		}
 	}
-	return mergeEnv(callersEnv(slices.Concat(env, asked))), nil
+	return container.MergeEnv(callersEnv(slices.Concat(env, asked))), nil
 }
 
 // callersEnv looks the names without a value up.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -15,14 +16,14 @@ func (e *Engine) Attach(name string, opt *AttachOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := e.readState(c.ID)
+	state, err := e.ReadState(c.ID)
 	switch {
 	case err != nil:
 		return nil, err
 	case state.Paused():
 		//lint:ignore ST1005 docker's words
 		return nil, errors.New("You cannot attach to a paused container, unpause it first")
-	case state.Status == Restarting:
+	case state.Status == container.Restarting:
 		//lint:ignore ST1005 docker's words
 		return nil, errors.New("You cannot attach to a restarting container, wait until it is running")
 	case !state.Up():
@@ -32,7 +33,7 @@ func (e *Engine) Attach(name string, opt *AttachOptions) (*Session, error) {
 	return e.attach(c.ID, spec, opt)
 }
 
-func (e *Engine) attach(id string, spec Spec, opt *AttachOptions) (*Session, error) {
+func (e *Engine) attach(id string, spec container.Spec, opt *AttachOptions) (*Session, error) {
 	w, err := e.dial(id)
 	if err != nil {
 		return nil, fmt.Errorf("the supervisor of the container does not answer: %w", err)
@@ -42,8 +43,8 @@ func (e *Engine) attach(id string, spec Spec, opt *AttachOptions) (*Session, err
 	if !spec.Stdin {
 		opt.Stdin = nil
 	}
-	if err := s.ask(request{Do: doAttach}, opt, false, spec.Terminal); err != nil {
-		w.close()
+	if err := s.ask(container.Request{Do: container.DoAttach}, opt, false, spec.Terminal); err != nil {
+		w.Close()
 		return nil, err
 	}
 	if err := s.Started(); err != nil {
@@ -79,7 +80,7 @@ func (e *Engine) Rename(name, newName string) error {
 		return tx.RenameContainer(c.ID, newName)
 	})
 	if err == nil {
-		e.noteContainer(c.ID, "rename", map[string]string{"name": newName, "oldName": "/" + c.Name})
+		e.NoteContainer(c.ID, "rename", map[string]string{"name": newName, "oldName": "/" + c.Name})
 	}
 	return err
 }

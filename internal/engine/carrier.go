@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
 // A carrier copies what comes from one file to another, until the end of the one, or
@@ -21,8 +23,8 @@ type carrier struct {
 
 func newCarrier(to, from *os.File) *carrier {
 	c := &carrier{to: to, from: from, in: -1, out: -1, done: make(chan struct{})}
-	if in, err := fileNumber(from); err == nil {
-		if out, err := fileNumber(to); err == nil {
+	if in, err := container.FileNumber(from); err == nil {
+		if out, err := container.FileNumber(to); err == nil {
 			c.in, c.out = in, out
 		}
 	}
@@ -68,7 +70,7 @@ func (c *carrier) step() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.buf == nil {
-		n, err := unix.Splice(c.in, nil, c.out, nil, outflowSize, unix.SPLICE_F_MOVE)
+		n, err := unix.Splice(c.in, nil, c.out, nil, container.OutflowSize, unix.SPLICE_F_MOVE)
 		switch err {
 		case nil:
 			return n > 0
@@ -121,10 +123,10 @@ func (c *carrier) settle() {
 		select {
 		case <-c.done:
 			return
-		case <-time.After(lastWords):
+		case <-time.After(container.LastWords):
 		}
 		c.mu.Lock()
-		idle := c.in >= 0 && !polled(c.in)
+		idle := c.in >= 0 && !container.Polled(c.in)
 		c.mu.Unlock()
 		if idle {
 			return

@@ -7,15 +7,16 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
 // applyChanges applies Dockerfile instructions (-c) to a configuration, as docker
 // commit and docker import do: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL,
 // ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR.
-func applyChanges(config *Config, changes []string) error {
+func applyChanges(config *container.Config, changes []string) error {
 	c := changer{config: config}
 	for _, change := range changes {
 		if err := c.apply(change); err != nil {
@@ -27,7 +28,7 @@ func applyChanges(config *Config, changes []string) error {
 
 // changer applies one instruction after another.
 type changer struct {
-	config *Config
+	config *container.Config
 	cmdSet bool // a CMD was among them
 }
 
@@ -108,7 +109,7 @@ func listForm(text string) (list []string, ok bool) {
 func (c *changer) env(rest string) error {
 	pairs, err := c.pairs(rest)
 	for _, p := range pairs {
-		c.config.Env = mergeEnv(c.config.Env, []string{p[0] + "=" + p[1]})
+		c.config.Env = container.MergeEnv(c.config.Env, []string{p[0] + "=" + p[1]})
 	}
 	return err
 }
@@ -228,10 +229,10 @@ func (c *changer) onBuild(rest string) error {
 
 // healthcheck reads "NONE", or "CMD" and a command after options.
 func (c *changer) healthcheck(rest string) error {
-	var check Healthcheck
+	var check container.Healthcheck
 	for strings.HasPrefix(rest, "--") {
 		option, after, _ := strings.Cut(rest, " ")
-		if err := check.option(option); err != nil {
+		if err := check.Option(option); err != nil {
 			return err
 		}
 		rest = strings.TrimSpace(after)
@@ -241,7 +242,7 @@ func (c *changer) healthcheck(rest string) error {
 	list, isList := listForm(command)
 	switch word = strings.ToUpper(word); {
 	case word == "NONE" && command == "":
-		check = Healthcheck{Test: []string{"NONE"}}
+		check = container.Healthcheck{Test: []string{"NONE"}}
 	case word == "NONE":
 		return errors.New("HEALTHCHECK NONE takes no arguments")
 	case word != "CMD":
@@ -254,31 +255,6 @@ func (c *changer) healthcheck(rest string) error {
 		check.Test = []string{"CMD-SHELL", command}
 	}
 	c.config.Healthcheck = &check
-	return nil
-}
-
-// option reads one option of HEALTHCHECK, as in "--interval=5s".
-func (h *Healthcheck) option(text string) error {
-	name, value, _ := strings.Cut(strings.TrimPrefix(text, "--"), "=")
-	if name == "retries" {
-		n, err := strconv.Atoi(value)
-		if err != nil || n < 0 {
-			return fmt.Errorf("--retries must be a number, not %q", value)
-		}
-		h.Retries = n
-		return nil
-	}
-	field := map[string]*time.Duration{
-		"interval": &h.Interval, "timeout": &h.Timeout, "start-period": &h.StartPeriod, "start-interval": &h.StartInterval,
-	}[name]
-	if field == nil {
-		return fmt.Errorf("unknown flag: --%s", name)
-	}
-	d, err := time.ParseDuration(value)
-	if err != nil || d != 0 && d < time.Millisecond {
-		return fmt.Errorf("interval %s cannot be less than 1ms, and is written as in 30s", text)
-	}
-	*field = d
 	return nil
 }
 

@@ -34,7 +34,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (id string, warning, err
 	if err != nil {
 		return "", nil, err
 	}
-	spec, err := e.readSpec(c.ID)
+	spec, err := e.ReadSpec(c.ID)
 	if err != nil {
 		return "", nil, err
 	}
@@ -53,7 +53,7 @@ func (e *Engine) Commit(name string, opt CommitOptions) (id string, warning, err
 	}
 	id, err = e.addImage(stage, layer, config, &parent, spec.Layers, ref)
 	if err == nil {
-		e.noteContainer(c.ID, "commit", map[string]string{"comment": opt.Message, "imageID": "sha256:" + id, "imageRef": ref})
+		e.NoteContainer(c.ID, "commit", map[string]string{"comment": opt.Message, "imageID": "sha256:" + id, "imageRef": ref})
 	}
 	return id, p.warning, errors.Join(err, stage.Discard())
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -34,7 +35,7 @@ type Copied struct {
 // ArchiveFrom writes the file at a path of a container, and all below it, to w as a tar.
 // Whether the container runs is of no concern.
 func (e *Engine) ArchiveFrom(name, unsafePath string, w io.Writer, opt CopyOptions) (Copied, error) {
-	c, err := e.sendCourier(name, copyOrder{Read: true, Path: unsafePath, Follow: opt.Follow, Named: true})
+	c, err := e.sendCourier(name, container.CopyOrder{Read: true, Path: unsafePath, Follow: opt.Follow, Named: true})
 	if err != nil {
 		return Copied{}, err
 	}
@@ -54,7 +55,7 @@ func (e *Engine) CopyFrom(name, unsafePath, to string, opt CopyOptions) (Copied,
 	if err := checkLocalTarget(to); err != nil {
 		return Copied{}, err
 	}
-	c, err := e.sendCourier(name, copyOrder{Read: true, Path: unsafePath, Follow: opt.Follow})
+	c, err := e.sendCourier(name, container.CopyOrder{Read: true, Path: unsafePath, Follow: opt.Follow})
 	if err != nil {
 		return Copied{}, err
 	}
@@ -89,7 +90,7 @@ func (e *Engine) CopyTo(from, name, unsafePath string, opt CopyOptions) (Copied,
 		return Copied{}, err
 	}
 	defer func() { _ = unix.Close(dir) }() // only read
-	order := copyOrder{Path: unsafePath, Owners: opt.Owners, Source: source}
+	order := container.CopyOrder{Path: unsafePath, Owners: opt.Owners, Source: source}
 	return e.copyInto(name, order, func(w io.Writer) error {
 		return archive.WriteTree(w, archive.Files(dir, base, ""))
 	})
@@ -98,7 +99,7 @@ func (e *Engine) CopyTo(from, name, unsafePath string, opt CopyOptions) (Copied,
 // ArchiveTo makes files of a tar, which may be compressed, in a directory of a container.
 // Their owners are those that it says.
 func (e *Engine) ArchiveTo(r io.Reader, name, unsafePath string) (Copied, error) {
-	order := copyOrder{Path: unsafePath, Source: copySource{Archive: true}}
+	order := container.CopyOrder{Path: unsafePath, Source: container.CopySource{Archive: true}}
 	return e.copyInto(name, order, func(w io.Writer) error {
 		_, err := io.Copy(w, r)
 		return err
@@ -106,7 +107,7 @@ func (e *Engine) ArchiveTo(r io.Reader, name, unsafePath string) (Copied, error)
 }
 
 // copyInto has a courier make files of what write writes.
-func (e *Engine) copyInto(name string, order copyOrder, write func(io.Writer) error) (Copied, error) {
+func (e *Engine) copyInto(name string, order container.CopyOrder, write func(io.Writer) error) (Copied, error) {
 	c, err := e.sendCourier(name, order)
 	if err != nil {
 		return Copied{}, err
@@ -155,16 +156,16 @@ func (t *tally) Write(p []byte) (int, error) {
 type courierCall struct {
 	container, path string // as they were given
 	absent          string // what is not there, if something is not
-	wire            *wire
+	wire            *container.Wire
 	stream          *os.File
-	broken          bool          // this end gave up
-	guest           *wire         // to the supervisor that has sent it
-	lender          *runner.Child // or to the process that has, of a container that does not run
+	broken          bool            // this end gave up
+	guest           *container.Wire // to the supervisor that has sent it
+	lender          *runner.Child   // or to the process that has, of a container that does not run
 }
 
 // sendCourier has a courier begin with an order in a container that is found by any of its
 // names, and that runs or not.
-func (e *Engine) sendCourier(name string, order copyOrder) (c *courierCall, err error) {
+func (e *Engine) sendCourier(name string, order container.CopyOrder) (c *courierCall, err error) {
 	record, _, err := e.findState(name)
 	if err != nil {
 		return nil, err
@@ -183,8 +184,8 @@ func (e *Engine) sendCourier(name string, order copyOrder) (c *courierCall, err 
 	c.wire = ours
 	r, w, err := os.Pipe()
 	if err != nil {
-		closeAll([]*os.File{theirs})
-		ours.close()
+		container.CloseAll([]*os.File{theirs})
+		ours.Close()
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	near, far := r, w
@@ -196,12 +197,12 @@ func (e *Engine) sendCourier(name string, order copyOrder) (c *courierCall, err 
 	if order.Read {
 		action = "archive-path"
 	}
-	e.noteContainer(record.ID, action, map[string]string{"path": order.Path})
-	err = c.wire.send(request{Do: doCopy, Copy: &order})
+	e.NoteContainer(record.ID, action, map[string]string{"path": order.Path})
+	err = c.wire.Send(container.Request{Do: container.DoCopy, Copy: &order})
 	if err == nil {
 		err = e.findCourier(c, record.ID, theirs, far)
 	}
-	closeAll([]*os.File{theirs, far})
+	container.CloseAll([]*os.File{theirs, far})
 	if err != nil {
 		c.close()
 		return nil, err
@@ -218,12 +219,12 @@ func (e *Engine) findCourier(c *courierCall, id string, files ...*os.File) error
 		if err != nil {
 			return err
 		}
-		state, err := e.readState(id)
+		state, err := e.ReadState(id)
 		if err != nil {
 			lock.release()
 			return err
 		}
-		if !state.Supervisor.alive() {
+		if !state.Supervisor.Alive() {
 			defer lock.release() // the lender has it, too
 			if err := end(state); err != nil {
 				return err
@@ -231,8 +232,8 @@ func (e *Engine) findCourier(c *courierCall, id string, files ...*os.File) error
 			return e.startLender(c, id, lock, files)
 		}
 		lock.release()
-		c.guest, err = e.call(id, request{Do: doCopy}, files...)
-		if !errors.Is(err, errNotRunning) {
+		c.guest, err = e.call(id, container.Request{Do: container.DoCopy}, files...)
+		if !errors.Is(err, container.ErrNotRunning) {
 			return err
 		}
 	}
@@ -247,45 +248,45 @@ func (e *Engine) startLender(c *courierCall, id string, lock *containerLock, fil
 	if err != nil {
 		return err
 	}
-	defer closeAll([]*os.File{held})
+	defer container.CloseAll([]*os.File{held})
 	c.lender, err = runner.StartSelf(runner.Self{
-		Args: []string{"varve", "lend", id}, Env: environ(e.Root()), Files: append(files, held), Stderr: os.Stderr,
+		Args: []string{"varve", "lend", id}, Env: container.Environ(e.Root()), Files: append(files, held), Stderr: os.Stderr,
 		Userns: plan, PrivateMounts: true,
 	})
 	return err
 }
 
 // source hears what is copied out of a container.
-func (c *courierCall) source() (copySource, error) {
+func (c *courierCall) source() (container.CopySource, error) {
 	r, err := c.hear()
 	if err != nil || r.Copy == nil {
-		return copySource{}, err
+		return container.CopySource{}, err
 	}
 	return r.Copy.Source, nil
 }
 
 // end hears how it went, and waits for who has sent the courier.
-func (c *courierCall) end() (copyReply, error) {
+func (c *courierCall) end() (container.CopyReply, error) {
 	r, err := c.hear()
-	if err == nil && r.Event != eventDone {
-		err = fmt.Errorf("control connection: %q before %q", r.Event, eventDone)
+	if err == nil && r.Event != container.EventDone {
+		err = fmt.Errorf("control connection: %q before %q", r.Event, container.EventDone)
 	}
 	if c.broken { // the first error says why
 		err = nil
 	}
 	if r.Copy == nil {
-		r.Copy = &copyReply{}
+		r.Copy = &container.CopyReply{}
 	}
 	return *r.Copy, err
 }
 
 // hear waits for the next word of the courier.
-func (c *courierCall) hear() (reply, error) {
-	r, _, err := c.wire.receiveReply()
+func (c *courierCall) hear() (container.Reply, error) {
+	r, _, err := c.wire.ReceiveReply()
 	if err != nil {
 		return r, errors.Join(c.lost(), errors.New("the copy was cut short: did the container start, or end?"))
 	}
-	if r.Event != eventFailed {
+	if r.Event != container.EventFailed {
 		return r, nil
 	}
 	switch {
@@ -303,14 +304,14 @@ func (c *courierCall) lost() error {
 	if c.guest == nil {
 		return nil
 	}
-	r, _, err := c.guest.receiveReply()
-	if err != nil || r.Event != eventFailed {
+	r, _, err := c.guest.ReceiveReply()
+	if err != nil || r.Event != container.EventFailed {
 		return nil
 	}
 	return sentences(r.Error)
 }
 
-// hangUp lets a courier see that nobody reads what it writes, if err is not nil.
+// HangUp lets a courier see that nobody reads what it writes, if err is not nil.
 func (c *courierCall) hangUp(err error) {
 	if err != nil {
 		c.broken = true
@@ -321,9 +322,9 @@ func (c *courierCall) hangUp(err error) {
 // close ends the courier, if it has not ended, and waits for the one who mounted for it.
 func (c *courierCall) close() {
 	_ = c.stream.Close() // a pipe; it may be closed
-	c.wire.close()
+	c.wire.Close()
 	if c.guest != nil {
-		c.guest.close()
+		c.guest.Close()
 	}
 	if c.lender != nil {
 		_, _ = c.lender.Wait() // what went wrong has been said

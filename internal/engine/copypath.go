@@ -12,14 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 )
-
-// A copySource is what is copied, as far as the place of the copy depends on it.
-type copySource struct {
-	Name    string `json:"name,omitempty"` // its last component; "" copies what is in a directory
-	Dir     bool   `json:"dir,omitempty"`
-	Archive bool   `json:"archive,omitempty"` // a tar from stdin
-}
 
 // A copyTarget is where it is to go.
 type copyTarget struct {
@@ -29,7 +23,7 @@ type copyTarget struct {
 
 // under is the name that a copy gets: in the target if that is a directory, else in the
 // directory above. These are docker's rules, and its words.
-func (s copySource) under(t copyTarget, assertsDir bool) (string, error) {
+func nameUnder(s container.CopySource, t copyTarget, assertsDir bool) (string, error) {
 	switch {
 	case t.exists && t.dir:
 		return s.Name, nil
@@ -62,7 +56,7 @@ func sourceName(name string) string {
 // A jail is the root directory of a container, in which this process is shut up.
 type jail struct {
 	root int
-	ids  Sandbox // in whose user namespace files are owned as they are shown; zero for none
+	ids  container.Sandbox // in whose user namespace files are owned as they are shown; zero for none
 }
 
 // mostLinks is how many symbolic links may lead to a file, as in Linux.
@@ -109,11 +103,11 @@ func (j jail) whereIs(name string, follow bool) (dir int, base string, kind uint
 
 // target finds where a copy is to go: the descriptor of the directory that it is made in,
 // and the name that it gets there.
-func (j jail) target(name string, s copySource) (dir int, under string, err error) {
+func (j jail) target(name string, s container.CopySource) (dir int, under string, err error) {
 	clean := path.Clean("/" + name)
 	dir, err = at.InRoot(j.root, clean, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err == nil {
-		under, err = s.under(copyTarget{exists: true, dir: true}, true)
+		under, err = nameUnder(s, copyTarget{exists: true, dir: true}, true)
 		return dir, under, err
 	}
 	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
@@ -133,7 +127,7 @@ func (j jail) target(name string, s copySource) (dir int, under string, err erro
 		_ = unix.Close(dir) // only read
 		return -1, "", errNoFile
 	}
-	if under, err = s.under(copyTarget{exists: kind != 0, base: base}, assertsDir(name)); err != nil {
+	if under, err = nameUnder(s, copyTarget{exists: kind != 0, base: base}, assertsDir(name)); err != nil {
 		_ = unix.Close(dir) // only read
 	}
 	return dir, under, err
@@ -147,7 +141,7 @@ var (
 
 // source finds what is to be copied: the descriptor of the directory that it is in, its
 // name there, and what the other end has to know of it.
-func (j jail) source(name string, follow bool) (dir int, base string, s copySource, err error) {
+func (j jail) source(name string, follow bool) (dir int, base string, s container.CopySource, err error) {
 	s.Name = sourceName("/" + name)
 	clean := path.Clean("/" + name)
 	if assertsDir("/"+name) || clean == "/" {
@@ -180,7 +174,7 @@ func localPath(name string) (string, error) {
 }
 
 // localSource is jail.source for a file of this machine, whose paths are its user's.
-func localSource(name string, follow bool) (dir int, base string, s copySource, err error) {
+func localSource(name string, follow bool) (dir int, base string, s container.CopySource, err error) {
 	abs, err := localPath(name)
 	if err != nil {
 		return -1, "", s, err
@@ -198,7 +192,7 @@ func localSource(name string, follow bool) (dir int, base string, s copySource, 
 	if err != nil {
 		return -1, "", s, err
 	}
-	s = copySource{Name: sourceName(abs), Dir: info.IsDir()}
+	s = container.CopySource{Name: sourceName(abs), Dir: info.IsDir()}
 	if s.Dir {
 		dir, err = at.OpenRoot(real)
 		return dir, ".", s, err
@@ -208,7 +202,7 @@ func localSource(name string, follow bool) (dir int, base string, s copySource, 
 }
 
 // localTarget is jail.target for a file of this machine.
-func localTarget(name string, s copySource) (dir int, under string, err error) {
+func localTarget(name string, s container.CopySource) (dir int, under string, err error) {
 	abs, err := localPath(name)
 	if err != nil {
 		return -1, "", err
@@ -232,7 +226,7 @@ func localTarget(name string, s copySource) (dir int, under string, err error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return -1, "", err
 	}
-	if under, err = s.under(t, assertsDir(abs)); err != nil {
+	if under, err = nameUnder(s, t, assertsDir(abs)); err != nil {
 		return -1, "", err
 	}
 	if !t.dir {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -22,22 +23,22 @@ import (
 // the kernel's overlayfs; warn is told what it costs before it does.
 // Preconditions: nobody else starts or ends the container, and its upper is settled.
 func (e *Engine) Replicate(id, why string, warn func(text string)) error {
-	spec, err := e.readSpec(id)
+	spec, err := e.ReadSpec(id)
 	if err != nil {
 		return err
 	}
-	chain, err := e.chain(spec.Layers)
+	chain, err := e.Chain(spec.Layers)
 	if err != nil {
 		return err
 	}
 	dir := e.store.ContainerDir(id)
-	upper := unionfs.Lower{Path: filepath.Join(dir, upperName)}
-	tree, err := unionfs.OpenTree(append([]unionfs.Lower{upper}, chain.lowers...))
+	upper := unionfs.Lower{Path: filepath.Join(dir, container.UpperName)}
+	tree, err := unionfs.OpenTree(append([]unionfs.Lower{upper}, chain.Lowers...))
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	size, err := archive.MeasureTree(treeFiles(tree, ids{}))
+	size, err := archive.MeasureTree(treeFiles(tree, container.IDs{}))
 	if err != nil {
 		return err
 	}
@@ -47,19 +48,19 @@ func (e *Engine) Replicate(id, why string, warn func(text string)) error {
 	warn(fmt.Sprintf("there is no /dev/fuse, and the kernel's overlayfs can not take its place (%s): "+
 		"the container stands on a copy of its files, and each start copies them, %s in %d files; as root, %q ends that",
 		why, units.HumanSize(float64(size.Bytes)), size.Files, mendFUSE))
-	unripe := filepath.Join(dir, unripeName)
+	unripe := filepath.Join(dir, container.UnripeName)
 	if err := os.Mkdir(unripe, 0o700); err != nil {
 		return err
 	}
-	err = archive.CopyTree(treeFiles(tree, ids{}), unripe)
+	err = archive.CopyTree(treeFiles(tree, container.IDs{}), unripe)
 	if err == nil && !spec.Remove {
 		err = syncFS(unripe)
 	}
 	if err == nil {
-		err = os.Rename(unripe, filepath.Join(dir, copyName))
+		err = os.Rename(unripe, filepath.Join(dir, container.CopyName))
 	}
 	if err != nil {
-		err = errors.Join(err, removeBelow(dir, unripeName))
+		err = errors.Join(err, removeBelow(dir, container.UnripeName))
 	}
 	return err
 }

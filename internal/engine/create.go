@@ -2,8 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -48,13 +47,6 @@ type CreateOptions struct {
 	Health      HealthOptions
 }
 
-// newID returns 64 random hex digits.
-func newID() string {
-	var raw [32]byte
-	_, _ = rand.Read(raw[:]) // never fails, says crypto/rand
-	return hex.EncodeToString(raw[:])
-}
-
 // checkName refuses a container name that docker refuses. A slash before it is how the
 // API writes names, and no part of it.
 func checkName(name string) error {
@@ -66,57 +58,57 @@ func checkName(name string) error {
 }
 
 // newSpec is what can be said of a container before its image is looked at.
-func newSpec(opt CreateOptions) (s Spec, err error) {
+func newSpec(opt CreateOptions) (s container.Spec, err error) {
 	if err := errors.Join(checkName(opt.Name), opt.Health.Check()); err != nil {
-		return Spec{}, err
+		return container.Spec{}, err
 	}
-	s = Spec{
-		ID: newID(), Terminal: opt.Terminal, Stdin: opt.Stdin, StdinOnce: opt.Stdin && !opt.Detached, Remove: opt.Remove,
+	s = container.Spec{
+		ID: container.NewID(), Terminal: opt.Terminal, Stdin: opt.Stdin, StdinOnce: opt.Stdin && !opt.Detached, Remove: opt.Remove,
 		Init:        opt.Init,
 		StopTimeout: opt.StopTimeout,
 	}
 	if s.Restart, err = parseRestart(opt.Restart); err != nil {
-		return Spec{}, err
+		return container.Spec{}, err
 	}
 	if opt.Remove && s.Restart.Name != "" {
-		return Spec{}, errors.New("conflicting options: cannot specify both --restart and --rm")
+		return container.Spec{}, errors.New("conflicting options: cannot specify both --restart and --rm")
 	}
 	s.Detached = opt.Detached
 	if opt.StopSignal != "" {
-		if _, err := ParseSignal(opt.StopSignal); err != nil {
-			return Spec{}, err
+		if _, err := container.ParseSignal(opt.StopSignal); err != nil {
+			return container.Spec{}, err
 		}
 	}
 	if s.Log, err = parseLog(opt); err != nil {
-		return Spec{}, err
+		return container.Spec{}, err
 	}
 	if s.Sandbox, err = opt.sandbox(); err != nil {
-		return Spec{}, err
+		return container.Spec{}, err
 	}
 	if s.Mounts, err = parseVolumes(opt.Volumes); err != nil {
-		return Spec{}, err
+		return container.Spec{}, err
 	}
-	return s, checkTargets(s.allMounts(), slices.Concat(s.Sandbox.Tmpfs, s.Sandbox.TmpfsMounts))
+	return s, checkTargets(s.AllMounts(), slices.Concat(s.Sandbox.Tmpfs, s.Sandbox.TmpfsMounts))
 }
 
 // parseRestart reads --restart.
-func parseRestart(text string) (p RestartPolicy, err error) {
+func parseRestart(text string) (p container.RestartPolicy, err error) {
 	name, count, has := strings.Cut(text, ":")
 	switch name {
 	case "", "no":
 		if !has {
-			return RestartPolicy{}, nil
+			return container.RestartPolicy{}, nil
 		}
 	case "always", "unless-stopped":
 		if !has {
-			return RestartPolicy{Name: name}, nil
+			return container.RestartPolicy{Name: name}, nil
 		}
 	case "on-failure":
 		if !has {
-			return RestartPolicy{Name: name}, nil
+			return container.RestartPolicy{Name: name}, nil
 		}
 		if count == "" {
-			return RestartPolicy{Name: name}, nil
+			return container.RestartPolicy{Name: name}, nil
 		}
 		p.Max, err = strconv.Atoi(count)
 		switch {
@@ -125,7 +117,7 @@ func parseRestart(text string) (p RestartPolicy, err error) {
 		case p.Max < 0:
 			return p, errors.New("maximum retry count cannot be negative")
 		}
-		return RestartPolicy{name, p.Max}, nil
+		return container.RestartPolicy{Name: name, Max: p.Max}, nil
 	default:
 		return p, fmt.Errorf("invalid restart policy '%s': use one of no, on-failure[:N], always or unless-stopped", name)
 	}
@@ -141,18 +133,18 @@ const (
 // parseLog reads --log-driver and --log-opt. What is removed when it ends, and has a
 // foreground that hears it, keeps no log unless one is asked for: nobody could read it
 // afterwards, and its output is faster without.
-func parseLog(opt CreateOptions) (LogOptions, error) {
-	l := LogOptions{Driver: opt.LogDriver, MaxSize: logSize, MaxFiles: logFiles}
+func parseLog(opt CreateOptions) (container.LogOptions, error) {
+	l := container.LogOptions{Driver: opt.LogDriver, MaxSize: logSize, MaxFiles: logFiles}
 	if l.Driver == "" {
-		l.Driver = logJSON
+		l.Driver = container.LogJSON
 		if opt.Remove && !opt.Detached {
-			l.Driver = logNone
+			l.Driver = container.LogNone
 		}
 	}
-	if l.Driver != logJSON && l.Driver != logNone {
-		return l, fmt.Errorf("error looking up logging plugin %s: plugin %q not found: there are %s and %s", l.Driver, l.Driver, logJSON, logNone)
+	if l.Driver != container.LogJSON && l.Driver != container.LogNone {
+		return l, fmt.Errorf("error looking up logging plugin %s: plugin %q not found: there are %s and %s", l.Driver, l.Driver, container.LogJSON, container.LogNone)
 	}
-	if opt.LogDriver == logNone && len(opt.LogOpts) > 0 {
+	if opt.LogDriver == container.LogNone && len(opt.LogOpts) > 0 {
 		return l, errors.New("invalid logging opts for driver none")
 	}
 	for _, text := range opt.LogOpts {
@@ -181,7 +173,7 @@ type steps struct{ made, recorded func() }
 
 // create records a container and its directory in one change, in this state. It returns
 // a little after the last step, when the database is closed.
-func (e *Engine) create(spec Spec, opt CreateOptions, state State, on steps) error {
+func (e *Engine) create(spec container.Spec, opt CreateOptions, state container.State, on steps) error {
 	err := e.createBy(e.updateFew, mostArgs, spec, opt, state, on)
 	if errors.Is(err, errManyArgs) {
 		return e.createBy(e.update, math.MaxInt, spec, opt, state, on)
@@ -196,7 +188,7 @@ const mostArgs = 4 << 10
 var errManyArgs = errors.New("many arguments")
 
 func (e *Engine) createBy(
-	update func(func(*layerdb.Tx) error) error, args int, spec Spec, opt CreateOptions, state State, on steps,
+	update func(func(*layerdb.Tx) error) error, args int, spec container.Spec, opt CreateOptions, state container.State, on steps,
 ) error {
 	stage, err := e.stageContainer()
 	if err != nil {
@@ -210,13 +202,13 @@ func (e *Engine) createBy(
 		if err := e.findDonors(tx, &spec.Sandbox); err != nil {
 			return err
 		}
-		if err := errors.Join(spec.fill(tx, image, opt), e.allotIDs(tx, &spec)); err != nil {
+		if err := errors.Join(fillSpec(&spec, tx, image, opt), e.allotIDs(tx, &spec)); err != nil {
 			return err
 		}
 		if len(strings.Join(spec.Args, " ")) > args {
 			return errManyArgs
 		}
-		if err := errors.Join(writeState(stage.Path(), state), writeSpec(stage, &spec)); err != nil {
+		if err := errors.Join(container.WriteState(stage.Path(), state), writeSpec(stage, &spec)); err != nil {
 			return err
 		}
 		if err := tx.Publish(stage, e.store.ContainerDir(spec.ID)); err != nil {
@@ -224,7 +216,7 @@ func (e *Engine) createBy(
 		}
 		name, err := putContainer(tx, opt, image, &spec)
 		tx.AfterCommit(func() {
-			e.noteContainer(spec.ID, "create", noteLabels(spec.Config.Labels, opt.Image, name))
+			e.NoteContainer(spec.ID, "create", noteLabels(spec.Config.Labels, opt.Image, name))
 			on.recorded()
 		})
 		if err == nil {
@@ -241,7 +233,7 @@ func (e *Engine) stageContainer() (*layout.Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, mode := range map[string]os.FileMode{upperName: 0o755, workName: 0o700, viewName: 0o700} {
+	for name, mode := range map[string]os.FileMode{container.UpperName: 0o755, container.WorkName: 0o700, container.ViewName: 0o700} {
 		dir := filepath.Join(stage.Path(), name)
 		// Chmod, since the upper is the root directory of the container and the
 		// umask of the caller is none of its business.
@@ -252,24 +244,24 @@ func (e *Engine) stageContainer() (*layout.Stage, error) {
 	return stage, nil
 }
 
-func writeSpec(stage *layout.Stage, spec *Spec) error {
+func writeSpec(stage *layout.Stage, spec *container.Spec) error {
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("write the container's configuration: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(stage.Path(), configName), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(stage.Path(), container.ConfigName), raw, 0o600); err != nil {
 		return fmt.Errorf("write the container's configuration: %w", err)
 	}
 	if spec.Remove {
 		stage.Volatile()
 		return nil
 	}
-	return stage.SyncFiles(configName, upperName, workName, viewName)
+	return stage.SyncFiles(container.ConfigName, container.UpperName, container.WorkName, container.ViewName)
 }
 
 // putContainer records the container under its name, or one that is free, which it
 // returns.
-func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *Spec) (string, error) {
+func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *container.Spec) (string, error) {
 	c := layerdb.Container{
 		ID: spec.ID, Name: strings.TrimPrefix(opt.Name, "/"), ImageID: image.ID, ImageName: opt.Image, Top: image.Top,
 		Created: time.Now().UTC(), Command: spec.Args,
@@ -286,7 +278,7 @@ func putContainer(tx *layerdb.Tx, opt CreateOptions, image layerdb.Image, spec *
 }
 
 // fill works out what is run, from the image and from what was asked.
-func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) error {
+func fillSpec(s *container.Spec, tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) error {
 	chain, err := tx.Chain(image.Top)
 	if err != nil {
 		return err
@@ -320,14 +312,14 @@ func (s *Spec) fill(tx *layerdb.Tx, image layerdb.Image, opt CreateOptions) erro
 	if len(s.Args) == 0 {
 		return errors.New("no command specified: the image has none of its own, so name one after it")
 	}
-	s.Hostname = cmp.Or(s.Sandbox.hostname(), s.ID[:12])
-	if err := s.fillLabels(opt); err != nil {
+	s.Hostname = cmp.Or(s.Sandbox.WantedHostname(), s.ID[:12])
+	if err := fillLabels(s, opt); err != nil {
 		return err
 	}
-	return s.fillProcess(opt)
+	return fillProcess(s, opt)
 }
 
-func (s *Spec) fillProcess(opt CreateOptions) error {
+func fillProcess(s *container.Spec, opt CreateOptions) error {
 	if opt.Workdir != "" {
 		s.Config.WorkingDir = opt.Workdir
 	}
@@ -338,10 +330,10 @@ func (s *Spec) fillProcess(opt CreateOptions) error {
 	if !filepath.IsAbs(s.Cwd) {
 		return fmt.Errorf("the working directory '%s' is invalid, it needs to be an absolute path", s.Cwd)
 	}
-	s.Config.Env = mergeEnv(s.Config.Env, opt.Env)
-	s.Env = mergeEnv([]string{defaultPath, "HOSTNAME=" + s.Hostname}, s.Config.Env, []string{"HOME=" + home(s.Config.Env)})
+	s.Config.Env = container.MergeEnv(s.Config.Env, opt.Env)
+	s.Env = container.MergeEnv([]string{defaultPath, "HOSTNAME=" + s.Hostname}, s.Config.Env, []string{"HOME=" + home(s.Config.Env)})
 	if opt.Terminal {
-		s.Env = mergeEnv([]string{"TERM=xterm"}, s.Env)
+		s.Env = container.MergeEnv([]string{"TERM=xterm"}, s.Env)
 	}
 	return nil
 }
@@ -360,7 +352,7 @@ func home(env []string) string {
 }
 
 // fillLabels adds the labels that were asked for to the image's.
-func (s *Spec) fillLabels(opt CreateOptions) error {
+func fillLabels(s *container.Spec, opt CreateOptions) error {
 	labels := maps.Clone(s.Config.Labels)
 	for _, text := range opt.Labels {
 		if err := CheckLabel(text); err != nil {
@@ -374,21 +366,4 @@ func (s *Spec) fillLabels(opt CreateOptions) error {
 	}
 	s.Config.Labels = labels
 	return nil
-}
-
-// mergeEnv joins lists of NAME=value; a later value takes the place of an
-// earlier one of the same name.
-func mergeEnv(lists ...[]string) []string {
-	var env []string
-	place := map[string]int{}
-	for _, e := range slices.Concat(lists...) {
-		name, _, _ := strings.Cut(e, "=")
-		if i, ok := place[name]; ok {
-			env[i] = e
-			continue
-		}
-		place[name] = len(env)
-		env = append(env, e)
-	}
-	return env
 }

@@ -76,7 +76,7 @@ func (u *Usage) count(tx *layerdb.Tx, containers []layerdb.Container) error {
 
 // add measures a container.
 func (u *Usage) add(e *Engine, c layerdb.Container) error {
-	state, err := e.readState(c.ID)
+	state, err := e.ReadState(c.ID)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/unionfs"
 	"github.com/varvefs/varve/whiteout"
@@ -37,11 +39,11 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	chain, err := e.chain(spec.Layers)
+	chain, err := e.Chain(spec.Layers)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := unionfs.OpenTree(chain.lowers)
+	tree, err := unionfs.OpenTree(chain.Lowers)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +53,7 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 		return nil, err
 	}
 	d := differ{tree: tree}
-	if d.ids, err = idsOf(spec); err == nil {
+	if d.ids, err = container.IDsOf(spec); err == nil {
 		err = d.root(dir)
 	}
 	if err = errors.Join(err, done()); err != nil {
@@ -62,20 +64,20 @@ func (e *Engine) Diff(name string) ([]Change, error) {
 }
 
 // container finds a container and reads what was asked of it.
-func (e *Engine) container(name string) (layerdb.Container, Spec, error) {
+func (e *Engine) container(name string) (layerdb.Container, container.Spec, error) {
 	c, _, err := e.findState(name)
 	if err != nil {
-		return c, Spec{}, err
+		return c, container.Spec{}, err
 	}
-	spec, err := e.readSpec(c.ID)
+	spec, err := e.ReadSpec(c.ID)
 	return c, spec, err
 }
 
 // findState finds a container and reads how it fares. One that runs is found without
 // the database, which takes a third of the time of an exec to open.
-func (e *Engine) findState(name string) (c layerdb.Container, state State, err error) {
+func (e *Engine) findState(name string) (c layerdb.Container, state container.State, err error) {
 	if c, found := e.store.GlanceContainer(name); found {
-		if state, err := e.readState(c.ID); err == nil && state.Up() {
+		if state, err := e.ReadState(c.ID); err == nil && state.Up() {
 			return c, state, nil
 		}
 	}
@@ -84,14 +86,14 @@ func (e *Engine) findState(name string) (c layerdb.Container, state State, err e
 		return err
 	})
 	if err == nil {
-		state, err = e.readState(c.ID)
+		state, err = e.ReadState(c.ID)
 	}
 	return c, state, err
 }
 
 type differ struct {
 	tree    *unionfs.Tree
-	ids     ids
+	ids     container.IDs
 	changes []Change
 }
 
@@ -154,7 +156,7 @@ func (d *differ) entry(dir int, path string, entry at.Dirent) error {
 		return ifThere(err)
 	}
 	if isDir := entry.Type == unix.DT_DIR; below && isDir && d.sameDirectory(&st, dir, entry.Name, lower) ||
-		!below && isPlaceholder(path, &st) {
+		!below && container.IsPlaceholder(path, &st) {
 		return d.quietly(dir, path, entry)
 	}
 	if below {
@@ -193,10 +195,10 @@ func (d *differ) sameDirectory(st *unix.Stat_t, dir int, name string, lower unio
 		return false
 	}
 	now := archive.File{Path: lower.Path, Stat: *st}
-	if owner, err := at.Getxattr(dir, name, archive.OverrideAttr); err == nil {
-		now.Xattrs = map[string][]byte{archive.OverrideAttr: owner}
+	if owner, err := at.Getxattr(dir, name, layout.OverrideAttr); err == nil {
+		now.Xattrs = map[string][]byte{layout.OverrideAttr: owner}
 	}
-	if err = d.ids.show(&now); err != nil {
+	if err = showOwner(d.ids, &now); err != nil {
 		return false
 	}
 	a, b := &now.Stat, &old.Stat

@@ -17,6 +17,7 @@ import (
 
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/unionfs"
 	"github.com/varvefs/varve/whiteout"
 )
@@ -150,7 +151,7 @@ func shownThrough(lowers []unionfs.Lower) (map[string]string, error) {
 	}
 	defer tree.Close()
 	return shown(func(yield func(archive.File) error) error {
-		for f, err := range treeFiles(tree, ids{}) {
+		for f, err := range treeFiles(tree, container.IDs{}) {
 			if err == nil {
 				err = yield(f)
 			}
@@ -253,7 +254,7 @@ func copyChain(t require.TestingT, lowers []unionfs.Lower, dir string) {
 	tree, err := unionfs.OpenTree(lowers)
 	require.NoError(t, err)
 	defer tree.Close()
-	require.NoError(t, archive.CopyTree(treeFiles(tree, ids{}), dir))
+	require.NoError(t, archive.CopyTree(treeFiles(tree, container.IDs{}), dir))
 }
 
 // TestDifferenceNames: which names come into the upper.

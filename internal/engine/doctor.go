@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -90,7 +91,7 @@ func groups() Finding {
 		return f
 	}
 	all := cgroup.Limits{Memory: 1, NanoCPUs: 1, CPUSet: "0", Pids: 1}
-	group, missing := host.Plan(groupPrefix+"doctor", all)
+	group, missing := host.Plan(container.GroupPrefix+"doctor", all)
 	switch {
 	case len(missing) == 0:
 		f.OK, f.Says = true, "all limits hold"

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
@@ -14,6 +15,7 @@ import (
 // Engine is a store and what can be done with it. It may be used by several
 // goroutines.
 type Engine struct {
+	container.Place
 	store *layerdb.Store
 }
 
@@ -30,11 +32,8 @@ func Open(root string) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{store}, nil
+	return &Engine{container.Place{Dir: store.Dir}, store}, nil
 }
-
-// Root returns the absolute path of the store.
-func (e *Engine) Root() string { return e.store.Root() }
 
 // DefaultRoot is where the store is unless --root says otherwise: $VARVE_ROOT,
 // else /var/lib/varve for root and $XDG_DATA_HOME/varve for others.

@@ -12,14 +12,10 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 )
-
-func TestMergeEnv(t *testing.T) {
-	require.Equal(t, []string{"A=3", "B=2", "C="}, mergeEnv([]string{"A=1", "B=2"}, nil, []string{"A=3", "C="}))
-	require.Empty(t, mergeEnv())
-}
 
 func TestParseVolume(t *testing.T) {
 	for text, want := range map[string]runner.Mount{
@@ -73,12 +69,12 @@ func TestInventedNamesAreNames(t *testing.T) {
 }
 
 func TestApplyChanges(t *testing.T) {
-	config := Config{ImageConfig: v1.ImageConfig{Env: []string{"A=1"}, WorkingDir: "/srv"}}
+	config := container.Config{ImageConfig: v1.ImageConfig{Env: []string{"A=1"}, WorkingDir: "/srv"}}
 	require.NoError(t, applyChanges(&config, []string{
 		`CMD ["a", "b"]`, `entrypoint run it`, `ENV A=2`, `ENV B some words`, `ENV C="quoted words"`, `LABEL k=v`,
 		`WORKDIR sub`, `USER 5:6`, `EXPOSE 80/tcp`, `VOLUME /data`, `STOPSIGNAL SIGINT`,
 	}))
-	require.Equal(t, Config{ImageConfig: v1.ImageConfig{
+	require.Equal(t, container.Config{ImageConfig: v1.ImageConfig{
 		Cmd: []string{"a", "b"}, Entrypoint: []string{"/bin/sh", "-c", "run it"},
 		Env:    []string{"A=2", "B=some words", "C=quoted words"},
 		Labels: map[string]string{"k": "v"}, WorkingDir: "/srv/sub", User: "5:6",
@@ -105,8 +101,8 @@ func TestApplyChangesLikeDocker(t *testing.T) {
 		`HEALTHCHECK CMD curl -f x`:  `{"Healthcheck":{"Test":["CMD-SHELL","curl -f x"]}}`,
 		`HEALTHCHECK --interval=5s --retries=2 CMD ["curl", "-f x"]`: `{"Healthcheck":{"Test":["CMD","curl","-f x"],"Interval":5000000000,"Retries":2}}`,
 	} {
-		before := func() Config {
-			return Config{ImageConfig: v1.ImageConfig{Env: []string{"A=0"}, Cmd: []string{"old"}}}
+		before := func() container.Config {
+			return container.Config{ImageConfig: v1.ImageConfig{Env: []string{"A=0"}, Cmd: []string{"old"}}}
 		}
 		wanted, got := before(), before()
 		require.NoError(t, json.Unmarshal([]byte(want), &wanted))
@@ -119,7 +115,7 @@ func TestApplyChangesLikeDocker(t *testing.T) {
 		"ONBUILD from x", "HEALTHCHECK NONE x", "HEALTHCHECK CMD", "HEALTHCHECK RUN x", "HEALTHCHECK --interval=5 CMD x",
 		"HEALTHCHECK --retries=x CMD x", "HEALTHCHECK --other=1s CMD x",
 	} {
-		require.Error(t, applyChanges(&Config{}, []string{bad}), bad)
+		require.Error(t, applyChanges(&container.Config{}, []string{bad}), bad)
 	}
 }
 
@@ -156,7 +152,7 @@ func TestHostLowerHasNoLoops(t *testing.T) {
 	require.NoError(t, os.Symlink("real", filepath.Join(base, "link")))
 	e, err := Open(filepath.Join(base, "link/store"))
 	require.NoError(t, err)
-	l := e.hostLower()
+	l := e.HostLower()
 	require.Equal(t, "/", l.Path)
 	require.Subset(t, l.Cut, []string{"proc", "sys", "dev", (base + "/real/store")[1:], (base + "/link/store")[1:]})
 }
@@ -165,55 +161,55 @@ func TestStateOfADeadSupervisor(t *testing.T) {
 	e, err := Open(filepath.Join(t.TempDir(), "store"))
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(e.store.ContainerDir("c"), 0o700))
-	s, err := e.readState("c")
+	s, err := e.ReadState("c")
 	require.NoError(t, err)
-	require.Equal(t, State{Status: Created}, s, "nobody has begun")
+	require.Equal(t, container.State{Status: container.Created}, s, "nobody has begun")
 
 	start, err := runner.ProcessStartTime(os.Getpid())
 	require.NoError(t, err)
-	alive := State{Status: Running, Supervisor: Proc{os.Getpid(), start}, Started: time.Now().UTC().Round(0)}
-	require.NoError(t, e.writeState("c", alive))
-	s, err = e.readState("c")
+	alive := container.State{Status: container.Running, Supervisor: container.Proc{Pid: os.Getpid(), Start: start}, Started: time.Now().UTC().Round(0)}
+	require.NoError(t, e.WriteState("c", alive))
+	s, err = e.ReadState("c")
 	require.NoError(t, err)
-	alive.Boot = bootID()
+	alive.Boot = container.BootID()
 	require.Equal(t, alive, s)
-	require.True(t, s.busy())
+	require.True(t, s.Busy())
 
 	raw, err := json.Marshal(alive)
 	require.NoError(t, err)
 	earlier := strings.Replace(string(raw), alive.Boot, "another boot", 1)
-	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), stateName), []byte(earlier), 0o600))
-	s, err = e.readState("c")
+	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), container.StateName), []byte(earlier), 0o600))
+	s, err = e.ReadState("c")
 	require.NoError(t, err)
-	require.Equal(t, Exited, s.Status, "the machine was started again since")
-	require.False(t, s.busy())
+	require.Equal(t, container.Exited, s.Status, "the machine was started again since")
+	require.False(t, s.Busy())
 
 	other := alive
 	other.Supervisor.Start++ // the number was given to another process
-	require.NoError(t, e.writeState("c", other))
-	s, err = e.readState("c")
+	require.NoError(t, e.WriteState("c", other))
+	s, err = e.ReadState("c")
 	require.NoError(t, err)
-	require.Equal(t, Exited, s.Status)
+	require.Equal(t, container.Exited, s.Status)
 	require.Equal(t, 137, s.ExitCode)
-	require.False(t, s.busy())
-	require.NoError(t, s.Supervisor.kill(), "and that process is not killed")
+	require.False(t, s.Busy())
+	require.NoError(t, s.Supervisor.Kill(), "and that process is not killed")
 
-	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), stateName), []byte("{torn"), 0o600))
-	s, err = e.readState("c")
+	require.NoError(t, os.WriteFile(filepath.Join(e.store.ContainerDir("c"), container.StateName), []byte("{torn"), 0o600))
+	s, err = e.ReadState("c")
 	require.NoError(t, err, "a power failure must not hide the other containers")
-	require.Equal(t, State{Status: Exited, ExitCode: 137}, s)
+	require.Equal(t, container.State{Status: container.Exited, ExitCode: 137}, s)
 }
 
 func TestOverwriteNeedsNoNewFile(t *testing.T) {
 	e, err := Open(filepath.Join(t.TempDir(), "store"))
 	require.NoError(t, err)
 	require.NoError(t, os.Mkdir(e.store.ContainerDir("c"), 0o700))
-	long := State{Status: Running, Error: strings.Repeat("long ", 50), Init: Proc{1, 2}}
-	require.NoError(t, e.writeState("c", long))
-	require.NoError(t, overwrite(filepath.Join(e.store.ContainerDir("c"), stateName), []byte(`{"status":"exited","exit_code":3}`)))
-	s, err := e.readState("c")
+	long := container.State{Status: container.Running, Error: strings.Repeat("long ", 50), Init: container.Proc{Pid: 1, Start: 2}}
+	require.NoError(t, e.WriteState("c", long))
+	require.NoError(t, container.Overwrite(filepath.Join(e.store.ContainerDir("c"), container.StateName), []byte(`{"status":"exited","exit_code":3}`)))
+	s, err := e.ReadState("c")
 	require.NoError(t, err)
-	require.Equal(t, State{Status: Exited, ExitCode: 3}, s)
+	require.Equal(t, container.State{Status: container.Exited, ExitCode: 3}, s)
 }
 
 func TestConfigOfAChain(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
 // An Event is what has happened to a container or an image, in docker's shape.
@@ -59,7 +61,7 @@ func (e *Engine) Events(opt EventOptions, fn func(Event) error) error {
 	if err := l.learn(e); err != nil {
 		return err
 	}
-	dir := filepath.Join(e.Root(), eventsName)
+	dir := filepath.Join(e.Root(), container.EventsName)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -83,7 +85,7 @@ func (l *eventList) learn(e *Engine) error {
 		return err
 	}
 	for _, c := range list {
-		spec, err := e.readSpec(c.ID)
+		spec, err := e.ReadSpec(c.ID)
 		if err != nil {
 			continue // removed at this moment
 		}
@@ -111,11 +113,11 @@ func (l *eventList) read(dir string, now time.Time) error {
 
 // show hands on a line, if it was asked for. One that is torn is skipped.
 func (l *eventList) show(raw []byte) error {
-	var line eventLine
+	var line container.EventLine
 	if json.Unmarshal(raw, &line) != nil {
 		return nil
 	}
-	if line.Type == ofContainer {
+	if line.Type == container.OfContainer {
 		l.complete(&line)
 	}
 	if line.Time.Before(l.since) {
@@ -124,7 +126,7 @@ func (l *eventList) show(raw []byte) error {
 	if !l.until.IsZero() && line.Time.After(l.until) {
 		return errUntil
 	}
-	ev := line.event()
+	ev := toldEvent(&line)
 	if !l.wanted(&ev) {
 		return nil
 	}
@@ -132,7 +134,7 @@ func (l *eventList) show(raw []byte) error {
 }
 
 // complete adds what is known of the container, and learns what the line says of it.
-func (l *eventList) complete(line *eventLine) {
+func (l *eventList) complete(line *container.EventLine) {
 	all := maps.Clone(l.known[line.ID])
 	switch {
 	case all == nil:
@@ -147,12 +149,12 @@ func (l *eventList) complete(line *eventLine) {
 	line.Attributes = all
 }
 
-func (line *eventLine) event() Event {
+func toldEvent(line *container.EventLine) Event {
 	if line.Attributes == nil {
 		line.Attributes = map[string]string{}
 	}
 	from := line.Attributes["image"]
-	if line.Type == ofImage {
+	if line.Type == container.OfImage {
 		from = ""
 	}
 	return Event{
@@ -174,11 +176,11 @@ func (l *eventList) wanted(ev *Event) bool {
 			fits = func(v string) bool { return v == word || v == ev.Action }
 		case "container":
 			fits = func(v string) bool {
-				return ev.Type == ofContainer && v != "" && (strings.HasPrefix(name, v) || strings.HasPrefix(ev.ID, v))
+				return ev.Type == container.OfContainer && v != "" && (strings.HasPrefix(name, v) || strings.HasPrefix(ev.ID, v))
 			}
 		case "image":
 			fits = func(v string) bool {
-				return sameImage(v, ev.From) || ev.Type == ofImage && (sameImage(v, name) || sameImage(v, ev.ID))
+				return sameImage(v, ev.From) || ev.Type == container.OfImage && (sameImage(v, name) || sameImage(v, ev.ID))
 			}
 		case "scope":
 			fits = func(v string) bool { return v == ev.Scope }

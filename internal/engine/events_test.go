@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 )
 
@@ -28,19 +29,19 @@ func TestEventsAreBounded(t *testing.T) {
 	for w := range writers {
 		all.Go(func() {
 			for i := range each {
-				e.noteContainer(fmt.Sprintf("%d", w), "exec_create", map[string]string{"n": fmt.Sprint(i), "pad": string(long)})
+				e.NoteContainer(fmt.Sprintf("%d", w), "exec_create", map[string]string{"n": fmt.Sprint(i), "pad": string(long)})
 			}
 		})
 	}
 	all.Wait()
-	dir := filepath.Join(e.Root(), eventsName)
+	dir := filepath.Join(e.Root(), container.EventsName)
 	list, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, list, 2)
 	for _, f := range list {
 		info, err := f.Info()
 		require.NoError(t, err)
-		require.Less(t, info.Size(), int64(eventsSize+16<<10))
+		require.Less(t, info.Size(), int64(container.EventsSize+16<<10))
 		require.EqualValues(t, 0o600, info.Mode())
 	}
 	last := map[string]int{}
@@ -63,18 +64,18 @@ func TestEventsAreBounded(t *testing.T) {
 func TestEventsAreShort(t *testing.T) {
 	e, err := Open(filepath.Join(testenv.Dir(t), "store"))
 	require.NoError(t, err)
-	e.noteContainer("a", "exec_start: "+strings.Repeat("é", 1<<20), nil)
-	e.noteContainer("b", "create", noteLabels(map[string]string{"long": strings.Repeat("x", 1<<20)}, "image", "name"))
-	info, err := os.Stat(filepath.Join(e.Root(), eventsName, numberedLog(0)))
+	e.NoteContainer("a", "exec_start: "+strings.Repeat("é", 1<<20), nil)
+	e.NoteContainer("b", "create", noteLabels(map[string]string{"long": strings.Repeat("x", 1<<20)}, "image", "name"))
+	info, err := os.Stat(filepath.Join(e.Root(), container.EventsName, container.NumberedLog(0)))
 	require.NoError(t, err)
-	require.Less(t, info.Size(), int64(longestEvent))
+	require.Less(t, info.Size(), int64(container.LongestEvent))
 	var list []Event
 	require.NoError(t, e.Events(EventOptions{Since: "1h", Until: "0s"}, func(ev Event) error {
 		list = append(list, ev)
 		return nil
 	}))
 	require.Len(t, list, 2)
-	require.LessOrEqual(t, len(list[0].Action), longestAction+len("…"))
+	require.LessOrEqual(t, len(list[0].Action), container.LongestAction+len("…"))
 	require.Equal(t, map[string]string{"image": "image", "name": "name"}, list[1].Actor.Attributes)
 }
 
@@ -83,7 +84,7 @@ func TestEventsAreShort(t *testing.T) {
 func TestEventsFollow(t *testing.T) {
 	e, err := Open(filepath.Join(testenv.Dir(t), "store"))
 	require.NoError(t, err)
-	e.noteContainer("before", "create", nil)
+	e.NoteContainer("before", "create", nil)
 	const many = 12_000
 	heard := make(chan string, 2*many)
 	done := make(chan error, 1)
@@ -96,11 +97,11 @@ func TestEventsFollow(t *testing.T) {
 			return nil
 		})
 	}()
-	dir := filepath.Join(e.Root(), eventsName)
+	dir := filepath.Join(e.Root(), container.EventsName)
 	ready := make(chan struct{})
 	go func() { // the first one that is heard says that the other end listens
 		for i := 0; ; i++ {
-			e.noteContainer(fmt.Sprintf("try %d", i), "pause", nil)
+			e.NoteContainer(fmt.Sprintf("try %d", i), "pause", nil)
 			select {
 			case <-ready:
 				return
@@ -111,7 +112,7 @@ func TestEventsFollow(t *testing.T) {
 	<-heard
 	close(ready)
 	for i := range many {
-		e.noteContainer(fmt.Sprint(i), "pause", nil)
+		e.NoteContainer(fmt.Sprint(i), "pause", nil)
 		if i%500 == 0 { // it keeps up, as old files are dropped
 			for text := range heard {
 				if text == fmt.Sprint(i) {
@@ -121,7 +122,7 @@ func TestEventsFollow(t *testing.T) {
 		}
 	}
 	require.NoError(t, <-done)
-	require.FileExists(t, filepath.Join(dir, numberedLog(1)))
+	require.FileExists(t, filepath.Join(dir, container.NumberedLog(1)))
 	require.NoError(t, e.Events(EventOptions{Until: "0s"}, func(Event) error { panic("nothing was asked for") }))
 	begin := time.Now()
 	require.NoError(t, e.Events(EventOptions{Until: "-300ms"}, func(Event) error { return nil }))

@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/archive"
-	"github.com/varvefs/varve/runner"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -21,11 +20,11 @@ func (e *Engine) Export(w io.Writer, name string) error {
 	if err != nil {
 		return err
 	}
-	chain, err := e.chain(spec.Layers)
+	chain, err := e.Chain(spec.Layers)
 	if err != nil {
 		return err
 	}
-	ids, err := idsOf(spec)
+	ids, err := container.IDsOf(spec)
 	if err != nil {
 		return err
 	}
@@ -33,15 +32,15 @@ func (e *Engine) Export(w io.Writer, name string) error {
 	if err != nil {
 		return err
 	}
-	err = exportTree(w, append([]unionfs.Lower{{Path: dir}}, chain.lowers...), ids)
+	err = exportTree(w, append([]unionfs.Lower{{Path: dir}}, chain.Lowers...), ids)
 	if err = errors.Join(err, done()); err != nil {
 		return fmt.Errorf("export %s: %w", name, err)
 	}
-	e.noteContainer(c.ID, "export", nil)
+	e.NoteContainer(c.ID, "export", nil)
 	return nil
 }
 
-func exportTree(w io.Writer, layers []unionfs.Lower, ids ids) error {
+func exportTree(w io.Writer, layers []unionfs.Lower, ids container.IDs) error {
 	tree, err := unionfs.OpenTree(layers)
 	if err != nil {
 		return err
@@ -54,7 +53,7 @@ func exportTree(w io.Writer, layers []unionfs.Lower, ids ids) error {
 var errStop = errors.New("stop")
 
 // treeFiles are the files of a tree for an archive, in the order of its walk.
-func treeFiles(tree *unionfs.Tree, ids ids) iter.Seq2[archive.File, error] {
+func treeFiles(tree *unionfs.Tree, ids container.IDs) iter.Seq2[archive.File, error] {
 	return func(yield func(archive.File, error) bool) {
 		err := tree.Walk(func(entry unionfs.Entry) error {
 			f, err := treeFile(entry, ids)
@@ -72,7 +71,7 @@ func treeFiles(tree *unionfs.Tree, ids ids) iter.Seq2[archive.File, error] {
 	}
 }
 
-func treeFile(entry unionfs.Entry, ids ids) (archive.File, error) {
+func treeFile(entry unionfs.Entry, ids container.IDs) (archive.File, error) {
 	f := archive.File{
 		Path: entry.Path, Stat: entry.Stat,
 		Open: func() (io.ReadCloser, error) { return entry.Open() },
@@ -86,39 +85,21 @@ func treeFile(entry unionfs.Entry, ids ids) (archive.File, error) {
 	if f.Xattrs, err = entry.Xattrs(); err != nil {
 		return f, err
 	}
-	return f, ids.show(&f)
-}
-
-// ids says how the owners of files are shown, in a view and in an export.
-type ids struct {
-	single bool // true owners are kept in an attribute
-	// overflow has files of nobody we know shown as root's, since programs ask:
-	// in a single-id namespace, and where this machine's files are seen by an
-	// ordinary user.
-	overflow bool
-}
-
-// idsOf is how this process shows the files of a container.
-func idsOf(spec Spec) (ids, error) {
-	ns, err := runner.CurrentUserns()
-	if err != nil || ns == nil {
-		return ids{}, err
-	}
-	return ids{single: ns.Single, overflow: ns.Single || slices.Contains(spec.Layers, hostLayer)}, nil
+	return f, showOwner(ids, &f)
 }
 
 // overflowID is what stat(2) calls an id that the user namespace does not have
 // (the default of /proc/sys/kernel/overflowuid).
 const overflowID = 65534
 
-func (i ids) show(f *archive.File) error {
-	if i.overflow && f.Stat.Uid == overflowID {
+func showOwner(i container.IDs, f *archive.File) error {
+	if i.Overflow && f.Stat.Uid == overflowID {
 		f.Stat.Uid = 0
 	}
-	if i.overflow && f.Stat.Gid == overflowID {
+	if i.Overflow && f.Stat.Gid == overflowID {
 		f.Stat.Gid = 0
 	}
-	if i.single {
+	if i.Single {
 		return f.Unsquash()
 	}
 	return nil

@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/layerdb"
-	"github.com/varvefs/varve/unionfs"
 )
 
 // hostRef is the full reference of the image that always exists: its one layer
@@ -72,33 +68,6 @@ func checkTag(ref string) error {
 		return errors.New("the name host:latest is kept for this machine's own files; choose another")
 	}
 	return nil
-}
-
-// hostLower is the file system of this machine without what would be a loop (the
-// store, with the view in it) and without what every container has fresh.
-func (e *Engine) hostLower() unionfs.Lower {
-	cut := []string{"proc", "sys", "dev"}
-	for _, root := range []string{e.Root(), realPath(e.Root())} {
-		cut = append(cut, strings.TrimPrefix(root, "/"))
-	}
-	return unionfs.Lower{Path: "/", Cut: cut, Live: true}
-}
-
-// realPath is the path without symbolic links, as far as it can be told.
-func realPath(path string) string {
-	if r, err := filepath.EvalSymlinks(path); err == nil {
-		return r
-	}
-	return path
-}
-
-// diffDir is the directory with the files of a layer.
-func (e *Engine) diffDir(diffID string) (string, error) {
-	d, err := digest.Parse(diffID)
-	if err != nil {
-		return "", fmt.Errorf("layer %q: %w", diffID, err)
-	}
-	return archive.DiffDir(e.store.LayerDir(d)), nil
 }
 
 // lookedImage is an image that was looked up without a change of the store. host

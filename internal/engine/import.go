@@ -13,6 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -32,7 +33,7 @@ func (e *Engine) Import(file string, opt ImportOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	config := Config{ImageConfig: v1.ImageConfig{Env: []string{defaultPath}}}
+	config := container.Config{ImageConfig: v1.ImageConfig{Env: []string{defaultPath}}}
 	if err := applyChanges(&config, opt.Changes); err != nil {
 		return "", err
 	}
@@ -105,7 +106,7 @@ func (e *Engine) addImage(stage *layout.Stage, layer layerdb.Layer, config image
 		return "", err
 	}
 	names := append([]string{layer.DiffID.String()}, below...)
-	index := e.beginIndexing([][]string{names}, map[digest.Digest]string{layer.DiffID: archive.DiffDir(stage.Path())})
+	index := e.beginIndexing([][]string{names}, map[digest.Digest]string{layer.DiffID: layout.DiffDir(stage.Path())})
 	err = archive.SyncLayer(stage)
 	if err == nil {
 		err = e.update(func(tx *layerdb.Tx) error {

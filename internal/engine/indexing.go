@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -16,8 +17,8 @@ import (
 // there is one. A chain that has none is no error. It has
 // to run [Inside].
 func (e *Engine) Index(names []string) error {
-	c, err := e.chain(names)
-	if err != nil || c.index == "" {
+	c, err := e.Chain(names)
+	if err != nil || c.Index == "" {
 		return err
 	}
 	i := &indexing{engine: e}
@@ -44,8 +45,8 @@ func (e *Engine) beginIndexing(chains [][]string, staged map[digest.Digest]strin
 	go func() {
 		defer close(i.done)
 		for _, names := range chains {
-			c, err := e.chainWith(names, staged)
-			if err == nil && (c.index == "" || isFile(e.store.ChainFile(c.index))) {
+			c, err := e.ChainWith(names, staged)
+			if err == nil && (c.Index == "" || isFile(e.store.ChainFile(c.Index))) {
 				continue
 			}
 			if err != nil || i.build(c) != nil {
@@ -57,20 +58,20 @@ func (e *Engine) beginIndexing(chains [][]string, staged map[digest.Digest]strin
 }
 
 // build makes one index in the stage.
-func (i *indexing) build(c chain) (err error) {
+func (i *indexing) build(c container.Chain) (err error) {
 	if i.stage == nil {
 		if i.stage, err = i.engine.store.Stage("index"); err != nil {
 			return err
 		}
 	}
 	file := i.file(len(i.ready))
-	if c.below == "" {
-		err = unionfs.BuildIndex(file, c.lowers)
+	if c.Below == "" {
+		err = unionfs.BuildIndex(file, c.Lowers)
 	} else {
-		err = unionfs.ExtendIndex(file, i.engine.store.ChainFile(c.below), c.lowers)
+		err = unionfs.ExtendIndex(file, i.engine.store.ChainFile(c.Below), c.Lowers)
 	}
 	if err == nil {
-		i.ready = append(i.ready, c.index)
+		i.ready = append(i.ready, c.Index)
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -42,7 +43,7 @@ type Info struct {
 // Info tells what there is here.
 func (e *Engine) Info() (Info, error) {
 	i := Info{
-		Driver: "varve", LoggingDriver: logJSON, OSType: "linux", NCPU: runtime.NumCPU(), MemTotal: MachineMemory(),
+		Driver: "varve", LoggingDriver: container.LogJSON, OSType: "linux", NCPU: runtime.NumCPU(), MemTotal: MachineMemory(),
 		DockerRootDir: e.Root(), CgroupVersion: cgroup.Version(), CgroupDriver: "none",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
 	}
@@ -117,7 +118,7 @@ func (i *Info) describeLimits() error {
 		return err
 	}
 	all := cgroup.Limits{Memory: 1 << 30, NanoCPUs: 1e9, CPUSet: "0", Pids: 1}
-	group, missing := host.Plan(groupPrefix+"plan", all)
+	group, missing := host.Plan(container.GroupPrefix+"plan", all)
 	lacks := strings.Join(missing, " ")
 	i.MemoryLimit, i.PidsLimit = !strings.Contains(lacks, "memory"), !strings.Contains(lacks, "pids")
 	i.CPUSet, i.CPUCfsQuota = !strings.Contains(lacks, "cpuset"), true

@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -35,7 +34,7 @@ func Inside(root string, args []string) (entered bool, code int, err error) {
 func inside(plan *runner.Userns, root string, args []string) (int, error) {
 	p, err := runner.StartSelf(runner.Self{
 		Args:   append([]string{"varve"}, args...),
-		Env:    environ(root),
+		Env:    container.Environ(root),
 		Stdin:  os.Stdin,
 		Stdout: os.Stdout,
 		Stderr: os.Stderr,
@@ -45,13 +44,4 @@ func inside(plan *runner.Userns, root string, args []string) (int, error) {
 		return 0, fmt.Errorf("enter the user namespace: %w", err)
 	}
 	return p.Wait()
-}
-
-// environ is this process's environment, but with the store said explicitly: in
-// a user namespace everybody is root, and would look for root's. Of two values of
-// one name Go takes the first, so the old one goes.
-func environ(root string) []string {
-	const name = "VARVE_ROOT="
-	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, name) })
-	return append(env, name+root)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
 )
@@ -99,7 +100,7 @@ type InspectConfig struct {
 	StdinOnce    bool
 	Env          []string
 	Cmd          []string
-	Healthcheck  *Healthcheck `json:",omitempty"`
+	Healthcheck  *container.Healthcheck `json:",omitempty"`
 	Image        string
 	Volumes      map[string]struct{}
 	WorkingDir   string
@@ -111,7 +112,7 @@ type InspectConfig struct {
 	Shell        []string `json:",omitempty"`
 }
 
-func inspectConfig(c Config) InspectConfig {
+func inspectConfig(c container.Config) InspectConfig {
 	return InspectConfig{
 		User: c.User, ExposedPorts: c.ExposedPorts, Env: c.Env, Cmd: c.Cmd, Healthcheck: c.Healthcheck, Volumes: c.Volumes,
 		WorkingDir: c.WorkingDir, Entrypoint: c.Entrypoint, OnBuild: c.OnBuild, Labels: c.Labels, StopSignal: c.StopSignal, Shell: c.Shell,
@@ -235,7 +236,7 @@ func (e *Engine) inspectLayers(names []string) (InspectDriver, error) {
 func (e *Engine) layerPaths(names []string) ([]string, error) {
 	var dirs []string
 	for _, name := range names {
-		l, err := e.lower(name)
+		l, err := e.Lower(name)
 		if err != nil {
 			return nil, err
 		}
@@ -285,7 +286,7 @@ type ContainerInspect struct {
 
 // InspectState is how a container fares.
 type InspectState struct {
-	Status     Status
+	Status     container.Status
 	Running    bool
 	Paused     bool
 	Restarting bool
@@ -296,7 +297,7 @@ type InspectState struct {
 	Error      string
 	StartedAt  string
 	FinishedAt string
-	Health     *Health `json:",omitempty"`
+	Health     *container.Health `json:",omitempty"`
 }
 
 // InspectMount is a volume.
@@ -314,7 +315,7 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 	if err != nil {
 		return nil, err
 	}
-	state, err := e.readState(c.ID)
+	state, err := e.ReadState(c.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -324,9 +325,9 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 		Upper: e.upper(c.ID), Index: e.indexFile(spec.Layers),
 		HostConfig:      inspectHost(spec),
 		RestartCount:    state.Restarts,
-		ResolvConfPath:  e.etcFile(spec.etcOwner(), "resolv.conf"),
-		HostnamePath:    e.etcFile(spec.etcOwner(), "hostname"),
-		HostsPath:       e.etcFile(spec.etcOwner(), "hosts"),
+		ResolvConfPath:  e.EtcFile(spec.EtcOwner(), "resolv.conf"),
+		HostnamePath:    e.EtcFile(spec.EtcOwner(), "hostname"),
+		HostsPath:       e.EtcFile(spec.EtcOwner(), "hosts"),
 		LogPath:         e.logPath(c.ID, spec),
 		NetworkSettings: inspectNetwork(spec),
 	}
@@ -342,8 +343,8 @@ func (e *Engine) inspectContainer(name string, withSize bool) (*ContainerInspect
 	return out, e.addSizes(out, c)
 }
 
-func (out *ContainerInspect) addMounts(spec Spec) {
-	for _, m := range spec.allMounts() {
+func (out *ContainerInspect) addMounts(spec container.Spec) {
+	for _, m := range spec.AllMounts() {
 		out.Mounts = append(out.Mounts, InspectMount{"bind", m.Source, m.Target, accessMode(m.ReadOnly), !m.ReadOnly, "rprivate"})
 	}
 	for _, t := range spec.Sandbox.TmpfsMounts { // and not those of --tmpfs, as docker
@@ -358,7 +359,7 @@ func accessMode(readOnly bool) string {
 	return ""
 }
 
-func (out *ContainerInspect) addConfig(c layerdb.Container, spec Spec) {
+func (out *ContainerInspect) addConfig(c layerdb.Container, spec container.Spec) {
 	out.Config = inspectConfig(spec.Config)
 	out.Config.Hostname, out.Config.Image = spec.Hostname, c.ImageName
 	out.Config.Tty, out.Config.OpenStdin, out.Config.StdinOnce = spec.Terminal, spec.Stdin, spec.StdinOnce
@@ -376,25 +377,25 @@ func notNil(list []string) []string {
 }
 
 // logPath is the newest file of a container's log, "" if it keeps none.
-func (e *Engine) logPath(id string, spec Spec) string {
-	if spec.Log.Driver == logNone {
+func (e *Engine) logPath(id string, spec container.Spec) string {
+	if spec.Log.Driver == container.LogNone {
 		return ""
 	}
-	return filepath.Join(e.store.ContainerDir(id), logName)
+	return filepath.Join(e.store.ContainerDir(id), container.LogName)
 }
 
-func inspectState(s State) InspectState {
+func inspectState(s container.State) InspectState {
 	out := InspectState{
-		Status: s.Status, Running: s.Status == Running, ExitCode: s.ExitCode, Error: s.Error, OOMKilled: s.OOMKilled,
+		Status: s.Status, Running: s.Status == container.Running, ExitCode: s.ExitCode, Error: s.Error, OOMKilled: s.OOMKilled,
 		StartedAt: inspectTime(s.Started), FinishedAt: inspectTime(s.Finished),
 	}
 	switch {
 	case s.Paused():
 		out.Status, out.Paused = "paused", true
-	case s.Status == Restarting: // which is running, in docker's words
+	case s.Status == container.Restarting: // which is running, in docker's words
 		out.Running, out.Restarting = true, true
 	}
-	if s.Status == Running {
+	if s.Status == container.Running {
 		out.Pid = s.Init.Pid
 	}
 	return out
@@ -405,8 +406,8 @@ func (e *Engine) inspectView(id string, layers []string) (InspectDriver, error) 
 	dirs, err := e.layerPaths(layers)
 	dir := e.store.ContainerDir(id)
 	return InspectDriver{Name: driverName, Data: map[string]string{
-		"LowerDir": strings.Join(dirs, ":"), "UpperDir": filepath.Join(dir, upperName),
-		"WorkDir": filepath.Join(dir, workName), "MergedDir": filepath.Join(dir, viewName),
+		"LowerDir": strings.Join(dirs, ":"), "UpperDir": filepath.Join(dir, container.UpperName),
+		"WorkDir": filepath.Join(dir, container.WorkName), "MergedDir": filepath.Join(dir, container.ViewName),
 	}}, err
 }
 
@@ -414,7 +415,7 @@ func (e *Engine) inspectView(id string, layers []string) (InspectDriver, error) 
 func (e *Engine) indexFile(names []string) string {
 	var chainID digest.Digest
 	for _, name := range slices.Backward(names) {
-		if name == hostLayer {
+		if name == container.HostLayer {
 			return ""
 		}
 		chainID = layout.ChainID(chainID, digest.Digest(name))
@@ -443,7 +444,7 @@ func (e *Engine) addSizes(out *ContainerInspect, c layerdb.Container) error {
 
 // ownSize is how many bytes a container has of its own.
 func (e *Engine) ownSize(id string) (int64, error) {
-	spec, err := e.readSpec(id)
+	spec, err := e.ReadSpec(id)
 	if err != nil {
 		return 0, err
 	}
@@ -459,7 +460,7 @@ func (e *Engine) ownSize(id string) (int64, error) {
 // its own those of a copy that it stands on.
 func (e *Engine) spaceOf(id string) (int64, error) {
 	own, err := filesSize(e.upper(id))
-	copied, copyErr := filesSize(filepath.Join(e.store.ContainerDir(id), copyName))
+	copied, copyErr := filesSize(filepath.Join(e.store.ContainerDir(id), container.CopyName))
 	return own + copied, errors.Join(err, copyErr)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -141,20 +142,20 @@ type InspectEndpoint struct {
 	InspectAddress
 }
 
-func inspectNetwork(spec Spec) InspectNetwork {
+func inspectNetwork(spec container.Spec) InspectNetwork {
 	out := InspectNetwork{Ports: map[string][]struct{}{}, Networks: map[string]InspectEndpoint{}}
 	if spec.Sandbox.Network == "" { // else it is the other container's
-		out.Networks[spec.network()] = InspectEndpoint{}
+		out.Networks[spec.Network()] = InspectEndpoint{}
 	}
 	return out
 }
 
-func inspectHost(spec Spec) InspectHostConfig {
+func inspectHost(spec container.Spec) InspectHostConfig {
 	box, limits := &spec.Sandbox, &spec.Sandbox.Limits
 	out := InspectHostConfig{
-		NetworkMode: spec.network(), AutoRemove: spec.Remove,
+		NetworkMode: spec.Network(), AutoRemove: spec.Remove,
 		RestartPolicy: InspectRestart{cmp.Or(spec.Restart.Name, "no"), spec.Restart.Max},
-		LogConfig:     InspectLog{cmp.Or(spec.Log.Driver, logJSON), map[string]string{}},
+		LogConfig:     InspectLog{cmp.Or(spec.Log.Driver, container.LogJSON), map[string]string{}},
 		DNS:           notNil(box.Naming.DNS), DNSOptions: notNil(box.Naming.DNSOptions), DNSSearch: notNil(box.Naming.DNSSearch),
 		ExtraHosts: notNil(box.Naming.ExtraHosts), Binds: []string{},
 		CapAdd: notNil(box.CapAdd), CapDrop: notNil(box.CapDrop), SecurityOpt: notNil(box.SecurityOpt),
@@ -179,7 +180,7 @@ func inspectHost(spec Spec) InspectHostConfig {
 	if limits.Pids > 0 {
 		out.PidsLimit = &limits.Pids
 	}
-	if spec.Log.Driver == logJSON {
+	if spec.Log.Driver == container.LogJSON {
 		out.LogConfig.Config["max-size"] = strconv.FormatInt(spec.Log.MaxSize, 10)
 		out.LogConfig.Config["max-file"] = strconv.Itoa(spec.Log.MaxFiles)
 	}
@@ -188,7 +189,7 @@ func inspectHost(spec Spec) InspectHostConfig {
 }
 
 // addMounts tells the flags apart that mounts were asked for by.
-func (out *InspectHostConfig) addMounts(spec Spec) {
+func (out *InspectHostConfig) addMounts(spec container.Spec) {
 	for _, m := range spec.Mounts {
 		out.Binds = append(out.Binds, strings.TrimSuffix(m.Source+":"+m.Target+":"+accessMode(m.ReadOnly), ":"))
 	}

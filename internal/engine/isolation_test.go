@@ -47,13 +47,3 @@ func TestParseUlimit(t *testing.T) {
 		require.EqualError(t, err, says, text)
 	}
 }
-
-func TestParseCPUs(t *testing.T) {
-	list, err := parseCPUs("0-2,5")
-	require.NoError(t, err)
-	require.Equal(t, []int{0, 1, 2, 5}, list)
-	for _, text := range []string{"-1", "2-1", "a", ",", "1-", "99999"} {
-		_, err := parseCPUs(text)
-		require.Error(t, err, text)
-	}
-}

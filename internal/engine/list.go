@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 )
@@ -16,7 +17,7 @@ import (
 // ContainerInfo is one line of `varve ps`.
 type ContainerInfo struct {
 	layerdb.Container
-	State State
+	State container.State
 }
 
 func containerFilters() []string {
@@ -50,7 +51,7 @@ func (e *Engine) Containers(asked ...string) ([]ContainerInfo, error) {
 	}
 	kept := list[:0]
 	for _, c := range list {
-		if c.State, err = e.readState(c.ID); err != nil {
+		if c.State, err = e.ReadState(c.ID); err != nil {
 			return nil, err
 		}
 		ok, err := e.matches(c, filters)
@@ -74,9 +75,9 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 		"id":       func(v string) bool { return strings.HasPrefix(c.ID, v) },
 		"name":     func(v string) bool { return matchName(v, c.Name) },
 		"status":   func(v string) bool { return v == c.State.Word() },
-		"exited":   func(v string) bool { return c.State.Status == Exited && v == strconv.Itoa(c.State.ExitCode) },
+		"exited":   func(v string) bool { return c.State.Status == container.Exited && v == strconv.Itoa(c.State.ExitCode) },
 		"ancestor": func(v string) bool { return isAncestor(v, c) },
-		"health":   func(v string) bool { return v == cmp.Or(c.State.Health, healthNone) },
+		"health":   func(v string) bool { return v == cmp.Or(c.State.Health, container.HealthNone) },
 	} {
 		if len(f[key]) > 0 && !slices.ContainsFunc(f[key], holds) {
 			return false, nil
@@ -87,7 +88,7 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 	}
 	for _, key := range []string{"label", "restart-policy", "volume", "network"} {
 		if len(f[key]) > 0 {
-			spec, err := e.readSpec(c.ID)
+			spec, err := e.ReadSpec(c.ID)
 			return err == nil && f.matchSpec(spec), err
 		}
 	}
@@ -95,12 +96,12 @@ func (e *Engine) matches(c ContainerInfo, f filters) (bool, error) {
 }
 
 // matchSpec tells whether a container was made as it was asked for.
-func (f filters) matchSpec(spec Spec) bool {
+func (f filters) matchSpec(spec container.Spec) bool {
 	for key, holds := range map[string]func(string) bool{
 		"restart-policy": func(v string) bool { return v == cmp.Or(spec.Restart.Name, "no") },
-		"network":        func(v string) bool { return v == spec.network() },
+		"network":        func(v string) bool { return v == spec.Network() },
 		"volume": func(v string) bool {
-			return slices.ContainsFunc(spec.allMounts(), func(m runner.Mount) bool { return m.Source == v || m.Target == v })
+			return slices.ContainsFunc(spec.AllMounts(), func(m runner.Mount) bool { return m.Source == v || m.Target == v })
 		},
 	} {
 		if len(f[key]) > 0 && !slices.ContainsFunc(f[key], holds) {
@@ -119,9 +120,9 @@ type ContainerDetails struct {
 
 // Details reads them.
 func (e *Engine) Details(c ContainerInfo) (ContainerDetails, error) {
-	spec, err := e.readSpec(c.ID)
-	d := ContainerDetails{Labels: spec.Config.Labels, Network: spec.network()}
-	for _, m := range spec.allMounts() {
+	spec, err := e.ReadSpec(c.ID)
+	d := ContainerDetails{Labels: spec.Config.Labels, Network: spec.Network()}
+	for _, m := range spec.AllMounts() {
 		d.Mounts = append(d.Mounts, m.Source)
 	}
 	return d, err

@@ -13,17 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 )
 
-func openTestLog(t *testing.T, opt LogOptions) (l *logFile, dir string) {
+func openTestLog(t *testing.T, opt container.LogOptions) (l *container.LogFile, dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	fd, err := at.OpenDir(at.CWD, dir)
 	require.NoError(t, err)
-	l, err = openLog(fd, opt)
+	l, err = container.OpenLog(fd, opt)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		l.close()
+		l.Close()
 		require.NoError(t, unix.Close(fd))
 	})
 	return l, dir
@@ -36,7 +37,7 @@ func TestLogLinesAreJSON(t *testing.T) {
 		"bad \xff\xc3 utf-8", "\u2028\u2029", strings.Repeat("long ", 1000),
 	} {
 		now := time.Date(2026, 1, 2, 3, 4, 5, 678900000, time.UTC)
-		line := appendLogLine(nil, []byte(text), streamErr, now.AppendFormat(nil, time.RFC3339Nano))
+		line := container.AppendLogLine(nil, []byte(text), container.StreamErr, now.AppendFormat(nil, time.RFC3339Nano))
 		var entry LogEntry
 		require.NoError(t, json.Unmarshal(line, &entry), "%q", line)
 		raw, err := json.Marshal(text)
@@ -48,13 +49,13 @@ func TestLogLinesAreJSON(t *testing.T) {
 }
 
 func TestLogKeepsLines(t *testing.T) {
-	l, dir := openTestLog(t, LogOptions{})
+	l, dir := openTestLog(t, container.LogOptions{})
 	now := time.Now()
-	l.write(streamOut, []byte("one\ntw"), now)
-	l.write(streamErr, []byte("other\n"), now)
-	l.write(streamOut, []byte("o\nend"), now)
-	l.write(streamOut, []byte(strings.Repeat("x", 3*longestLogLine)), now)
-	l.finish(streamOut, now)
+	l.Write(container.StreamOut, []byte("one\ntw"), now)
+	l.Write(container.StreamErr, []byte("other\n"), now)
+	l.Write(container.StreamOut, []byte("o\nend"), now)
+	l.Write(container.StreamOut, []byte(strings.Repeat("x", 3*container.LongestLogLine)), now)
+	l.Finish(container.StreamOut, now)
 	var got []string
 	r := &logReader{dir: dir, fn: func(e LogEntry) error {
 		got = append(got, fmt.Sprintf("%s %s %d", e.Stream, strings.TrimSpace(e.Log)[:3], len(e.Log)))
@@ -68,9 +69,9 @@ func TestLogKeepsLines(t *testing.T) {
 }
 
 func TestLogRotates(t *testing.T) {
-	l, dir := openTestLog(t, LogOptions{MaxSize: 1000, MaxFiles: 3})
+	l, dir := openTestLog(t, container.LogOptions{MaxSize: 1000, MaxFiles: 3})
 	for n := range 100 {
-		l.write(streamOut, fmt.Appendf(nil, "line %d\n", n), time.Now())
+		l.Write(container.StreamOut, fmt.Appendf(nil, "line %d\n", n), time.Now())
 	}
 	list, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -90,7 +91,7 @@ func TestLogRotates(t *testing.T) {
 	// Who follows misses nothing that is still there, however often it is rotated.
 	got = nil
 	for n := range 20 {
-		l.write(streamOut, fmt.Appendf(nil, "more %d\n", n), time.Now())
+		l.Write(container.StreamOut, fmt.Appendf(nil, "more %d\n", n), time.Now())
 	}
 	newest, err = r.more(newest)
 	require.NoError(t, err)
@@ -103,10 +104,10 @@ func TestLogFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	canary := filepath.Join(t.TempDir(), "canary")
 	require.NoError(t, os.WriteFile(canary, []byte("as it was"), 0o600))
-	require.NoError(t, os.Symlink(canary, filepath.Join(dir, logName)))
+	require.NoError(t, os.Symlink(canary, filepath.Join(dir, container.LogName)))
 	fd, err := at.OpenDir(at.CWD, dir)
 	require.NoError(t, err)
-	_, err = openLog(fd, LogOptions{})
+	_, err = container.OpenLog(fd, container.LogOptions{})
 	require.ErrorIs(t, err, unix.ELOOP)
 	require.NoError(t, unix.Close(fd))
 	raw, err := os.ReadFile(canary)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
 // LogsOptions are what `varve logs` asks for. Tail -1 is all lines.
@@ -36,7 +38,7 @@ func (e *Engine) Logs(name string, opt LogsOptions, fn func(LogEntry) error) err
 	if err != nil {
 		return err
 	}
-	if spec.Log.Driver == logNone {
+	if spec.Log.Driver == container.LogNone {
 		return errors.New("configured logging driver does not support reading: this container keeps no log (--log-driver none, or --rm in the foreground)")
 	}
 	r := &logReader{dir: e.store.ContainerDir(c.ID), fn: fn}
@@ -86,7 +88,7 @@ func (r *logReader) all(files, tail int) (*logTail, error) {
 	var newest *logTail
 	if n := len(parts); n > 0 {
 		newest = &logTail{file: parts[n-1]}
-		defer closeAll(parts[:n-1])
+		defer container.CloseAll(parts[:n-1])
 	}
 	skip := 0
 	if tail >= 0 {
@@ -124,18 +126,18 @@ func (r *logReader) open(most int) ([]*os.File, error) {
 		var seen []os.FileInfo
 		again := false
 		for n := most; n >= 0; n-- {
-			f, err := os.OpenFile(filepath.Join(r.dir, numberedLog(n)), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+			f, err := os.OpenFile(filepath.Join(r.dir, container.NumberedLog(n)), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
 			if err != nil {
-				closeAll(parts)
+				container.CloseAll(parts)
 				return nil, err
 			}
 			info, err := f.Stat()
 			parts = append(parts, f)
 			if err != nil {
-				closeAll(parts)
+				container.CloseAll(parts)
 				return nil, err
 			}
 			for _, other := range seen {
@@ -146,7 +148,7 @@ func (r *logReader) open(most int) ([]*os.File, error) {
 		if !again || try == 10 {
 			return parts, nil
 		}
-		closeAll(parts)
+		container.CloseAll(parts)
 	}
 }
 
@@ -242,12 +244,12 @@ func (r *logReader) follow(e *Engine, id string, tail int) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if w, err := e.call(id, request{Do: doWait}); err == nil {
+		if w, err := e.call(id, container.Request{Do: container.DoWait}); err == nil {
 			_, _ = e.hearEnd(id, w) // how it ended is not asked for here
-			w.close()
+			w.Close()
 		}
 	}()
-	spec, err := e.readSpec(id)
+	spec, err := e.ReadSpec(id)
 	if err != nil {
 		return err
 	}
@@ -294,7 +296,7 @@ func (r *logReader) more(t *logTail) (*logTail, error) {
 			_ = t.file.Close() // only read, to its end
 			t, next = nil, place-1
 		}
-		f, err := os.OpenFile(filepath.Join(r.dir, numberedLog(next)), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		f, err := os.OpenFile(filepath.Join(r.dir, container.NumberedLog(next)), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil // it is about to be made
 		}
@@ -313,7 +315,7 @@ func (r *logReader) place(t *logTail) (int, error) {
 		return 0, err
 	}
 	for n := 0; ; n++ {
-		now, err := os.Lstat(filepath.Join(r.dir, numberedLog(n)))
+		now, err := os.Lstat(filepath.Join(r.dir, container.NumberedLog(n)))
 		if errors.Is(err, fs.ErrNotExist) && n > 0 {
 			return n, nil
 		}

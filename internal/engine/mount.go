@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -47,7 +48,7 @@ func Mount(mountpoint string, opt MountOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	tuneForServing()
+	container.TuneForServing()
 	go stats.serve(server, mountpoint)
 	if opt.view.IO == unionfs.Auto {
 		fmt.Fprintf(os.Stderr, "varve: io=%v\n", server.Mode())

@@ -13,11 +13,12 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
 // setNetwork reads docker's --network.
-func (b *Sandbox) setNetwork(i Isolation) error {
+func setNetwork(b *container.Sandbox, i Isolation) error {
 	name := i.Network
 	switch {
 	case name == "":
@@ -41,7 +42,7 @@ func (b *Sandbox) setNetwork(i Isolation) error {
 }
 
 // setMounts reads --tmpfs and --mount.
-func (b *Sandbox) setMounts(i Isolation) error {
+func setMounts(b *container.Sandbox, i Isolation) error {
 	for _, text := range i.Tmpfs {
 		target, options, _ := strings.Cut(text, ":")
 		if err := checkTarget(target); err != nil {
@@ -59,7 +60,7 @@ func (b *Sandbox) setMounts(i Isolation) error {
 		if err != nil {
 			return fmt.Errorf("invalid argument %q for \"--mount\" flag: %w", text, err)
 		}
-		if err := b.addMount(m); err != nil {
+		if err := addMount(b, m); err != nil {
 			return fmt.Errorf("invalid mount config for type %q: %w", m.kind, err)
 		}
 	}
@@ -191,7 +192,7 @@ func (m *mountWish) set(key, value string) (known bool, err error) {
 }
 
 // addMount takes a mount. Unlike -v it makes no source.
-func (b *Sandbox) addMount(m mountWish) error {
+func addMount(b *container.Sandbox, m mountWish) error {
 	if err := checkTarget(m.target); err != nil {
 		return err
 	}

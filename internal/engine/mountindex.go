@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -126,7 +127,7 @@ func rebuild(file string, lowers []unionfs.Lower) error {
 // making, since it says what files there are, and whose; and one that is itself
 // part of the view.
 func (m *MountOptions) checkIndexDir() error {
-	dir := realPath(m.indexDir)
+	dir := container.RealPath(m.indexDir)
 	var st unix.Stat_t
 	if err := at.Stat(at.CWD, dir, &st); err != nil {
 		return err
@@ -142,7 +143,7 @@ func (m *MountOptions) checkIndexDir() error {
 		parts = append(parts, l.Path)
 	}
 	for _, part := range parts {
-		if part != "" && strings.HasPrefix(dir+"/", strings.TrimSuffix(realPath(part), "/")+"/") {
+		if part != "" && strings.HasPrefix(dir+"/", strings.TrimSuffix(container.RealPath(part), "/")+"/") {
 			return fmt.Errorf("it is in %q, of which the view is made: take another", part)
 		}
 	}
@@ -153,14 +154,14 @@ func (m *MountOptions) checkIndexDir() error {
 // The name stays when a directory changes, so that the new index takes the place of
 // the old.
 func identifyDirs(lowers []unionfs.Lower) (string, error) {
-	who, _, err := onlooker()
+	who, _, err := container.Onlooker()
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.New()
 	for i := range lowers {
-		path := realPath(lowers[i].Path)
-		if err := identify(&lowers[i], path, who); err != nil {
+		path := container.RealPath(lowers[i].Path)
+		if err := container.Identify(&lowers[i], path, who); err != nil {
 			return "", err
 		}
 		fmt.Fprintf(sum, "%s\x00", path)

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/unionfs"
 )
@@ -15,7 +16,7 @@ import (
 // packing makes a layer of the upper of a container.
 type packing struct {
 	engine  *Engine
-	spec    Spec
+	spec    container.Spec
 	upper   string // the directory that is packed
 	noPause bool
 	warning error // how its programs were stopped, if they can notice it
@@ -41,7 +42,7 @@ func (p *packing) pack() (*layout.Stage, archive.Unpacked, error) {
 // open says which directory is packed. Of a container that runs on a copy one is made,
 // while its programs stand still.
 func (p *packing) open() (done closeUpper, err error) {
-	if !p.noPause && isDir(filepath.Join(p.engine.store.ContainerDir(p.spec.ID), copyName)) {
+	if !p.noPause && isDir(filepath.Join(p.engine.store.ContainerDir(p.spec.ID), container.CopyName)) {
 		release, warning, err := p.engine.hold(p.spec.ID)
 		if err != nil {
 			return nil, errPause(err)
@@ -73,11 +74,11 @@ func (p *packing) packInto(dir string) (archive.Unpacked, error) {
 
 // packUpper packs the upper itself, to which programs may be writing.
 func (p *packing) packUpper(dir string) (archive.Unpacked, error) {
-	state, err := p.engine.readState(p.spec.ID)
+	state, err := p.engine.ReadState(p.spec.ID)
 	if err != nil {
 		return archive.Unpacked{}, err
 	}
-	if state.Status != Running || p.noPause {
+	if state.Status != container.Running || p.noPause {
 		return p.packFrom(p.upper, dir, false)
 	}
 	stage, err := p.engine.store.Stage("snapshot")
@@ -125,24 +126,24 @@ func (p *packing) snapshot(dir string) error {
 // packFrom packs the directory upper, which is the container's or a copy to be used up.
 func (p *packing) packFrom(upper, dir string, move bool) (archive.Unpacked, error) {
 	opt := archive.PackOptions{Move: move}
-	if slices.Contains(p.spec.Layers, hostLayer) { // what is below may change, so all is kept
+	if slices.Contains(p.spec.Layers, container.HostLayer) { // what is below may change, so all is kept
 		return archive.PackUpper(upper, dir, opt)
 	}
-	chain, err := p.engine.chain(p.spec.Layers)
+	chain, err := p.engine.Chain(p.spec.Layers)
 	if err != nil {
 		return archive.Unpacked{}, err
 	}
-	tree, err := unionfs.OpenTree(chain.lowers)
+	tree, err := unionfs.OpenTree(chain.Lowers)
 	if err != nil {
 		return archive.Unpacked{}, err
 	}
 	defer tree.Close()
-	ids, err := idsOf(p.spec)
+	ids, err := container.IDsOf(p.spec)
 	if err != nil {
 		return archive.Unpacked{}, err
 	}
-	ids.overflow = false // a file of nobody's is not root's
-	opt.Placeholder = isPlaceholder
+	ids.Overflow = false // a file of nobody's is not root's
+	opt.Placeholder = container.IsPlaceholder
 	opt.Below = func(path string) (archive.File, bool, error) {
 		entry, err := tree.Lookup(path)
 		if errors.Is(err, fs.ErrNotExist) {

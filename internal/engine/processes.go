@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/internal/container"
 )
 
 // A ContainerProcess is one process of a container, as /proc shows it on this machine.
@@ -42,7 +43,7 @@ func (e *Engine) Processes(name string) ([]ContainerProcess, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case state.Status == Restarting:
+	case state.Status == container.Restarting:
 		//lint:ignore ST1005 docker's words
 		return nil, fmt.Errorf("Container %s is restarting, wait until the container is running", c.ID)
 	case !state.Up():

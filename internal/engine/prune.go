@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -53,7 +54,7 @@ func (e *Engine) Prune(opt PruneOptions) (Pruned, error) {
 		return Pruned{}, err
 	}
 	for _, id := range p.out.Containers {
-		e.noteContainer(id, "destroy", nil)
+		e.NoteContainer(id, "destroy", nil)
 	}
 	for _, line := range p.out.Images {
 		if id, is := strings.CutPrefix(line, "Deleted: "); is {
@@ -124,14 +125,14 @@ func (p *pruner) containers() error {
 
 // stopped tells whether a container may go.
 func (p *pruner) stopped(c layerdb.Container) (bool, error) {
-	state, err := p.engine.readState(c.ID)
-	if err != nil || state.Up() || state.busy() {
+	state, err := p.engine.ReadState(c.ID)
+	if err != nil || state.Up() || state.Busy() {
 		return false, err
 	}
-	if state.Status == Created && p.now.Sub(c.Created) < grace || !c.Created.Before(p.limit) {
+	if state.Status == container.Created && p.now.Sub(c.Created) < grace || !c.Created.Before(p.limit) {
 		return false, nil
 	}
-	spec, err := p.engine.readSpec(c.ID)
+	spec, err := p.engine.ReadSpec(c.ID)
 	return err == nil && p.filters.labels(spec.Config.Labels), err
 }
 
@@ -194,4 +195,6 @@ func (p *pruner) layerSizes() (map[digest.Digest]int64, error) {
 }
 
 // upper is the directory of a container's own files.
-func (e *Engine) upper(id string) string { return filepath.Join(e.store.ContainerDir(id), upperName) }
+func (e *Engine) upper(id string) string {
+	return filepath.Join(e.store.ContainerDir(id), container.UpperName)
+}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 )
 
@@ -26,11 +27,11 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	state, err := e.readState(c.ID)
+	state, err := e.ReadState(c.ID)
 	if err != nil && !force { // with force, a container with a torn state goes too
 		return err
 	}
-	if (state.Up() || state.Status == Created && state.Supervisor.alive()) && !force {
+	if (state.Up() || state.Status == container.Created && state.Supervisor.Alive()) && !force {
 		return refuseRemoval(c.ID, state)
 	}
 	if force {
@@ -46,7 +47,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 		return err
 	}
 	defer lock.release()
-	if state, err = e.readState(c.ID); err == nil && state.Up() && !force {
+	if state, err = e.ReadState(c.ID); err == nil && state.Up() && !force {
 		return refuseRemoval(c.ID, state)
 	}
 	if err := end(state); err != nil {
@@ -57,7 +58,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 	if err := e.finish(e.store.RemoveContainer(c.ID)); err != nil {
 		return err
 	}
-	e.noteContainer(c.ID, "destroy", nil)
+	e.NoteContainer(c.ID, "destroy", nil)
 	err = e.update(func(tx *layerdb.Tx) error {
 		_, _, err := tx.Collect()
 		return err
@@ -69,7 +70,7 @@ func (e *Engine) RemoveContainer(name string, force bool) error {
 }
 
 // refuseRemoval says what is to be done first with a container that runs.
-func refuseRemoval(id string, state State) error {
+func refuseRemoval(id string, state container.State) error {
 	what, first := "running", "Stop the container"
 	if state.Paused() {
 		what, first = "paused", "Unpause and then stop the container"
@@ -79,16 +80,16 @@ func refuseRemoval(id string, state State) error {
 }
 
 // kill has a container end at once, by its supervisor if that still answers.
-func (e *Engine) kill(id string, state State) error {
-	if !state.Supervisor.alive() || state.Status == Exited {
+func (e *Engine) kill(id string, state container.State) error {
+	if !state.Supervisor.Alive() || state.Status == container.Exited {
 		return nil
 	}
 	done := make(chan error, 1)
 	now := 0
-	go func() { done <- e.stop(id, StopOptions{Timeout: &now}) }()
+	go func() { done <- e.stop(id, container.StopOptions{Timeout: &now}) }()
 	select {
 	case err := <-done:
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRunning) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, container.ErrNotRunning) {
 			return nil
 		}
 		return err
@@ -99,28 +100,28 @@ func (e *Engine) kill(id string, state State) error {
 
 // end kills what is left of a container: its program, and its supervisor if that does
 // not come down by itself, and waits until both are gone.
-func end(s State) error {
-	if !s.busy() {
+func end(s container.State) error {
+	if !s.Busy() {
 		return nil
 	}
-	if err := s.Init.kill(); err != nil && !errors.Is(err, unix.EPERM) {
+	if err := s.Init.Kill(); err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	if s.Init.alive() { // a frozen process may not end before it is thawed
-		_ = s.thaw() // it may have ended since
+	if s.Init.Alive() { // a frozen process may not end before it is thawed
+		_ = s.Thaw() // it may have ended since
 	}
-	for limit := time.Now().Add(patience / 5); s.Supervisor.alive() && time.Now().Before(limit); {
+	for limit := time.Now().Add(patience / 5); s.Supervisor.Alive() && time.Now().Before(limit); {
 		time.Sleep(2 * time.Millisecond)
 	}
-	if err := s.Supervisor.kill(); err != nil {
+	if err := s.Supervisor.Kill(); err != nil {
 		return err
 	}
-	for limit := time.Now().Add(patience); s.busy(); time.Sleep(2 * time.Millisecond) {
+	for limit := time.Now().Add(patience); s.Busy(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(limit) {
 			return fmt.Errorf("process %d or %d of the container did not end", s.Supervisor.Pid, s.Init.Pid)
 		}
 	}
-	s.sweepGroup()
+	s.SweepGroup()
 	return nil
 }
 

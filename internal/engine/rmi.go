@@ -119,12 +119,12 @@ func (r *imageRemoval) check(image layerdb.Image, byName bool, name string) (sta
 
 // checkUser says whether the container c lets its image go.
 func (r *imageRemoval) checkUser(c layerdb.Container, image layerdb.Image, byName bool, name string) error {
-	state, err := r.engine.readState(c.ID)
+	state, err := r.engine.ReadState(c.ID)
 	if err != nil {
 		return err
 	}
 	switch {
-	case state.Up() || state.busy():
+	case state.Up() || state.Busy():
 		return fmt.Errorf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", image.ID[:12], c.ID[:12])
 	case r.opt.Force:
 		return nil

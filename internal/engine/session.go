@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
@@ -22,13 +23,13 @@ type Session struct {
 	Warning error
 
 	engine  *Engine
-	wire    *wire
-	child   *runner.Child // the supervisor, if it was started here
-	created chan error    // what remains of the creation; nil if there was none
-	outputs []*carrier    // of what is printed
-	screen  *os.File      // where what a terminal of exec prints goes
-	started chan startup  // the first word of the supervisor
-	ended   chan ending   // the last
+	wire    *container.Wire
+	child   *runner.Child         // the supervisor, if it was started here
+	created chan error            // what remains of the creation; nil if there was none
+	outputs []*carrier            // of what is printed
+	screen  *os.File              // where what a terminal of exec prints goes
+	started chan startup          // the first word of the supervisor
+	ended   chan container.Ending // the last
 
 	mu    sync.Mutex // guards input
 	input *os.File   // the terminal, or the program's stdin; nil without one
@@ -36,12 +37,6 @@ type Session struct {
 
 // startup is what has come of the start of a program.
 type startup struct{ err error }
-
-// ending is how a container has ended.
-type ending struct {
-	code int
-	err  error
-}
 
 // AttachOptions say which streams of a program are connected to files of the
 // caller, who keeps them. nil is not connected.
@@ -55,19 +50,6 @@ type AttachOptions struct {
 	Restore *os.File
 }
 
-// attachment is what a session asks for. Its descriptors are pipes for the streams,
-// in their order, then the program's stdin, if that is passed.
-type attachment struct {
-	Streams []int `json:"streams,omitempty"`
-	Stdin   bool  `json:"stdin,omitempty"`
-	// Passed says that the program is to have the caller's own stdin, a pipe.
-	Passed bool `json:"passed,omitempty"`
-	// Foreground says that a program whose output nobody reads is to be told so.
-	Foreground bool   `json:"foreground,omitempty"`
-	Columns    uint16 `json:"columns,omitempty"`
-	Rows       uint16 `json:"rows,omitempty"`
-}
-
 // A StartError says why a program could not be run, with the exit code for that:
 // 125, 126 or 127.
 type StartError struct {
@@ -78,12 +60,12 @@ type StartError struct {
 func (e *StartError) Error() string { return e.Text }
 
 func newSession(e *Engine, id string) *Session {
-	return &Session{ID: id, engine: e, started: make(chan startup, 1), ended: make(chan ending, 1)}
+	return &Session{ID: id, engine: e, started: make(chan startup, 1), ended: make(chan container.Ending, 1)}
 }
 
 // ask sends the request that makes the session, and begins to listen. With opt nil
 // no stream is connected.
-func (s *Session) ask(r request, opt *AttachOptions, foreground, terminal bool) error {
+func (s *Session) ask(r container.Request, opt *AttachOptions, foreground, terminal bool) error {
 	if err := s.request(r, opt, foreground, terminal); err != nil {
 		return err
 	}
@@ -92,19 +74,19 @@ func (s *Session) ask(r request, opt *AttachOptions, foreground, terminal bool) 
 }
 
 // request is ask for who listens later.
-func (s *Session) request(r request, opt *AttachOptions, foreground, terminal bool) error {
+func (s *Session) request(r container.Request, opt *AttachOptions, foreground, terminal bool) error {
 	var files, ours []*os.File
 	if opt != nil {
 		var err error
-		if r.Attach, files, ours, err = s.connect(opt, r.Do == doBegin, terminal); err != nil {
+		if r.Attach, files, ours, err = s.connect(opt, r.Do == container.DoBegin, terminal); err != nil {
 			return err
 		}
 		r.Attach.Foreground = foreground
 	}
-	files = r.restore(files, opt)
+	files = restoreWith(&r, files, opt)
 	r.Files = len(files)
-	err := s.wire.send(r, files...)
-	closeAll(ours)
+	err := s.wire.Send(r, files...)
+	container.CloseAll(ours)
 	return ifListening(err)
 }
 
@@ -117,7 +99,7 @@ func ifListening(err error) error {
 }
 
 // restore adds the terminal to be put back.
-func (r *request) restore(files []*os.File, opt *AttachOptions) []*os.File {
+func restoreWith(r *container.Request, files []*os.File, opt *AttachOptions) []*os.File {
 	if opt == nil || opt.Restore == nil {
 		return files
 	}
@@ -128,10 +110,10 @@ func (r *request) restore(files []*os.File, opt *AttachOptions) []*os.File {
 // connect makes the pipes of the streams. A stream of the caller's that is a pipe is
 // handed over as it is; of all others the caller's end is served here, so that a
 // supervisor never waits for a terminal or a disk. ours are those to be closed.
-func (s *Session) connect(opt *AttachOptions, begin, terminal bool) (a *attachment, files, ours []*os.File, err error) {
-	a = &attachment{Stdin: opt.Stdin != nil, Columns: opt.Columns, Rows: opt.Rows}
+func (s *Session) connect(opt *AttachOptions, begin, terminal bool) (a *container.Attachment, files, ours []*os.File, err error) {
+	a = &container.Attachment{Stdin: opt.Stdin != nil, Columns: opt.Columns, Rows: opt.Rows}
 	for stream, f := range []*os.File{opt.Stdout, opt.Stderr} {
-		if f == nil || terminal && stream == streamErr {
+		if f == nil || terminal && stream == container.StreamErr {
 			continue
 		}
 		a.Streams = append(a.Streams, stream)
@@ -141,7 +123,7 @@ func (s *Session) connect(opt *AttachOptions, begin, terminal bool) (a *attachme
 		}
 		r, w, err := os.Pipe()
 		if err != nil {
-			closeAll(ours)
+			container.CloseAll(ours)
 			return nil, nil, nil, fmt.Errorf("pipe: %w", err)
 		}
 		files, ours = append(files, w), append(ours, w)
@@ -161,7 +143,7 @@ func isPipe(f *os.File) bool {
 
 // listen hears the supervisor to its end.
 func (s *Session) listen() {
-	defer s.wire.close()
+	defer s.wire.Close()
 	begun := false
 	say := func(err error) {
 		if !begun {
@@ -170,34 +152,32 @@ func (s *Session) listen() {
 		begun = true
 	}
 	for {
-		r, files, err := s.wire.receiveReply()
+		r, files, err := s.wire.ReceiveReply()
 		switch {
 		case err != nil:
 			say(errors.New("the supervisor of the container has ended without a word"))
 			s.ended <- s.lost(err)
 			return
-		case r.Event == eventStarted:
+		case r.Event == container.EventStarted:
 			s.setInput(files)
 			if s.screen != nil && len(files) > 0 {
 				s.carry(s.screen, files[0])
 			}
 			say(nil)
-		case r.Event == eventWarning:
-			printWarning(r.Error)
-		case r.Event == eventFailed:
+		case r.Event == container.EventWarning:
+			container.PrintWarning(r.Error)
+		case r.Event == container.EventFailed:
 			failure := &StartError{r.Stage, r.Error}
 			say(failure)
-			s.ended <- ending{r.Stage, failure}
+			s.ended <- container.Ending{Code: r.Stage, Err: failure}
 			return
-		case r.Event == eventEnded:
+		case r.Event == container.EventEnded:
 			say(nil)
-			s.ended <- ending{code: r.Code, err: sentences(r.Error)}
+			s.ended <- container.Ending{Code: r.Code, Err: sentences(r.Error)}
 			return
 		}
 	}
 }
-
-func printWarning(text string) { fmt.Fprintln(os.Stderr, "varve: warning:", text) }
 
 // sentences is an error of the words of another process, nil if there are none.
 func sentences(text string) error {
@@ -209,15 +189,15 @@ func sentences(text string) error {
 
 // lost is how a container has ended whose supervisor says nothing more: it was
 // killed, or this end was closed.
-func (s *Session) lost(cause error) ending {
+func (s *Session) lost(cause error) container.Ending {
 	if !errors.Is(cause, io.EOF) {
-		return ending{codeFailed, cause}
+		return container.Ending{Code: container.CodeFailed, Err: cause}
 	}
-	state, err := s.engine.readState(s.ID)
+	state, err := s.engine.ReadState(s.ID)
 	if err != nil || state.Up() {
-		return ending{killed, err}
+		return container.Ending{Code: container.Killed, Err: err}
 	}
-	return ending{code: state.ExitCode}
+	return container.Ending{Code: state.ExitCode}
 }
 
 // setInput takes over what typed text goes to. It comes again, another terminal, when
@@ -228,7 +208,7 @@ func (s *Session) setInput(files []*os.File) {
 	if len(files) == 0 {
 		return
 	}
-	closeAll([]*os.File{s.input})
+	container.CloseAll([]*os.File{s.input})
 	s.input = files[0]
 }
 
@@ -261,13 +241,13 @@ func (s *Session) Pour(from *os.File) {
 // Signal has the supervisor send sig to the container's program. It may be called
 // before that runs.
 func (s *Session) Signal(sig unix.Signal) error {
-	return s.wire.send(request{Do: doSignal, Signal: sig})
+	return s.wire.Send(container.Request{Do: container.DoSignal, Signal: sig})
 }
 
 // HangUp lets the container go on alone; Wait returns.
 func (s *Session) HangUp() {
-	_ = s.wire.send(request{Do: doBye}) // it may have ended
-	s.wire.hangUp()
+	_ = s.wire.Send(container.Request{Do: container.DoBye}) // it may have ended
+	s.wire.HangUp()
 }
 
 // Detach is HangUp in the place of Wait.
@@ -283,7 +263,7 @@ func (s *Session) Wait() (int, error) {
 	for _, c := range s.outputs {
 		c.settle()
 	}
-	return end.code, errors.Join(end.err, s.finish())
+	return end.Code, errors.Join(end.Err, s.finish())
 }
 
 // finish waits for what remains of the creation.

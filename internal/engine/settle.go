@@ -11,6 +11,7 @@ import (
 
 	"github.com/varvefs/varve/internal/archive"
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -26,7 +27,7 @@ import (
 //  5. The copy loses its name.
 //
 // Preconditions: nothing runs in the container, and nobody else starts it.
-func (e *Engine) settle(spec *Spec) error {
+func (e *Engine) settle(spec *container.Spec) error {
 	dir := e.store.ContainerDir(spec.ID)
 	copied, err := lockCopy(dir, unix.LOCK_EX)
 	if err != nil {
@@ -38,13 +39,13 @@ func (e *Engine) settle(spec *Spec) error {
 			return fmt.Errorf("make the upper of what the container has changed: %w", err)
 		}
 	}
-	return removeBelow(dir, unripeName, spentName, newUpperName)
+	return removeBelow(dir, container.UnripeName, container.SpentName, container.NewUpperName)
 }
 
 // renewUpper is settle from its second step on.
-func (e *Engine) renewUpper(dir string, spec *Spec) error {
-	fresh := filepath.Join(dir, newUpperName)
-	if err := removeBelow(dir, newUpperName); err != nil {
+func (e *Engine) renewUpper(dir string, spec *container.Spec) error {
+	fresh := filepath.Join(dir, container.NewUpperName)
+	if err := removeBelow(dir, container.NewUpperName); err != nil {
 		return err
 	}
 	if err := os.Mkdir(fresh, 0o700); err != nil {
@@ -55,16 +56,16 @@ func (e *Engine) renewUpper(dir string, spec *Spec) error {
 		err = syncFS(fresh)
 	}
 	if err == nil {
-		err = removeBelow(dir, upperName)
+		err = removeBelow(dir, container.UpperName)
 	}
 	if err == nil {
-		err = os.Rename(fresh, filepath.Join(dir, upperName))
+		err = os.Rename(fresh, filepath.Join(dir, container.UpperName))
 	}
 	if err == nil {
 		err = syncDir(dir)
 	}
 	if err == nil {
-		err = os.Rename(filepath.Join(dir, copyName), filepath.Join(dir, spentName))
+		err = os.Rename(filepath.Join(dir, container.CopyName), filepath.Join(dir, container.SpentName))
 	}
 	if err == nil {
 		err = syncDir(dir)
@@ -83,21 +84,21 @@ func syncDir(dir string) error {
 }
 
 // difference makes the upper of a copy in the empty directory to.
-func (e *Engine) difference(spec *Spec, to string, d archive.Difference) error {
-	chain, err := e.chain(spec.Layers)
+func (e *Engine) difference(spec *container.Spec, to string, d archive.Difference) error {
+	chain, err := e.Chain(spec.Layers)
 	if err != nil {
 		return err
 	}
-	tree, err := unionfs.OpenTree(chain.lowers)
+	tree, err := unionfs.OpenTree(chain.Lowers)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
 	d.Names, d.Below = belowOf(tree)
-	if err := d.WriteUpper(filepath.Join(e.store.ContainerDir(spec.ID), copyName), to); err != nil {
+	if err := d.WriteUpper(filepath.Join(e.store.ContainerDir(spec.ID), container.CopyName), to); err != nil {
 		return err
 	}
-	return tidyMountPoints(to, chain.lowers)
+	return container.TidyMountPoints(to, chain.Lowers)
 }
 
 // belowOf is how a tree is looked at as the chain of an [archive.Difference].
@@ -108,7 +109,7 @@ func belowOf(tree *unionfs.Tree) (names func(string) ([]string, error), below fu
 		if err != nil || !ok {
 			return archive.File{}, false, err
 		}
-		file, err := treeFile(entry, ids{}) // as it is on the disk
+		file, err := treeFile(entry, container.IDs{}) // as it is on the disk
 		return file, true, err
 	}
 }
@@ -116,7 +117,7 @@ func belowOf(tree *unionfs.Tree) (names func(string) ([]string, error), below fu
 // Settle is what the hidden verb does that settles the upper of a container for its
 // supervisor, under the preconditions of settle.
 func (e *Engine) Settle(id string) error {
-	spec, err := e.readSpec(id)
+	spec, err := e.ReadSpec(id)
 	if err != nil {
 		return err
 	}
@@ -127,7 +128,7 @@ func (e *Engine) Settle(id string) error {
 // is none.
 func lockCopy(dir string, how int) (*os.File, error) {
 	for {
-		path := filepath.Join(dir, copyName)
+		path := filepath.Join(dir, container.CopyName)
 		file, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
@@ -158,19 +159,19 @@ type closeUpper func() error
 // openUpper says where what a container has changed is to be read. Of one that runs on a
 // copy that is a directory made for that, as want says. What a supervisor that was killed
 // has left is settled first. It has to run [Inside], and done has to be called.
-func (e *Engine) openUpper(spec *Spec, want archive.Difference) (dir string, done closeUpper, err error) {
+func (e *Engine) openUpper(spec *container.Spec, want archive.Difference) (dir string, done closeUpper, err error) {
 	none := func() error { return nil }
 	home := e.store.ContainerDir(spec.ID)
 	for {
-		if !isDir(filepath.Join(home, copyName)) {
-			return filepath.Join(home, upperName), none, nil
+		if !isDir(filepath.Join(home, container.CopyName)) {
+			return filepath.Join(home, container.UpperName), none, nil
 		}
 		running, err := e.settleDead(spec)
 		if err != nil {
 			return "", none, err
 		}
 		if !running {
-			return filepath.Join(home, upperName), none, nil
+			return filepath.Join(home, container.UpperName), none, nil
 		}
 		copied, err := lockCopy(home, unix.LOCK_SH)
 		if err != nil {
@@ -185,14 +186,14 @@ func (e *Engine) openUpper(spec *Spec, want archive.Difference) (dir string, don
 }
 
 // settleDead settles the upper of a container that does not run.
-func (e *Engine) settleDead(spec *Spec) (running bool, err error) {
+func (e *Engine) settleDead(spec *container.Spec) (running bool, err error) {
 	lock, err := e.lockContainer(spec.ID)
 	if err != nil {
 		return false, err
 	}
 	defer lock.release()
-	state, err := e.readState(spec.ID)
-	if err != nil || state.Supervisor.alive() {
+	state, err := e.ReadState(spec.ID)
+	if err != nil || state.Supervisor.Alive() {
 		return true, err
 	}
 	if err := end(state); err != nil {
@@ -202,13 +203,13 @@ func (e *Engine) settleDead(spec *Spec) (running bool, err error) {
 }
 
 // stageUpper makes the upper of a copy in a stage.
-func (e *Engine) stageUpper(spec *Spec, want archive.Difference) (string, closeUpper, error) {
+func (e *Engine) stageUpper(spec *container.Spec, want archive.Difference) (string, closeUpper, error) {
 	none := func() error { return nil }
 	stage, err := e.store.Stage("upper")
 	if err != nil {
 		return "", none, err
 	}
-	dir := filepath.Join(stage.Path(), upperName)
+	dir := filepath.Join(stage.Path(), container.UpperName)
 	if err = os.Mkdir(dir, 0o700); err == nil {
 		err = e.difference(spec, dir, want)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/unionfs"
@@ -19,32 +20,32 @@ import (
 
 // copied is a container in a store of its own that stands on a copy, which a program has
 // changed.
-func copied(t *testing.T) (e *Engine, spec *Spec, dir string) {
+func copied(t *testing.T) (e *Engine, spec *container.Spec, dir string) {
 	t.Helper()
 	return copiedIn(t, filepath.Join(t.TempDir(), "store"))
 }
 
-func copiedIn(t *testing.T, root string) (e *Engine, spec *Spec, dir string) {
+func copiedIn(t *testing.T, root string) (e *Engine, spec *container.Spec, dir string) {
 	t.Helper()
 	e, err := Open(root)
 	require.NoError(t, err)
-	spec = &Spec{ID: newID(), Layers: []string{"sha256:" + strings.Repeat("a", 64)}}
-	layer, err := e.diffDir(spec.Layers[0])
+	spec = &container.Spec{ID: container.NewID(), Layers: []string{"sha256:" + strings.Repeat("a", 64)}}
+	layer, err := e.DiffDir(spec.Layers[0])
 	require.NoError(t, err)
 	dir = e.store.ContainerDir(spec.ID)
-	for _, d := range []string{layer + "/d", filepath.Join(dir, upperName), filepath.Join(dir, viewName)} {
+	for _, d := range []string{layer + "/d", filepath.Join(dir, container.UpperName), filepath.Join(dir, container.ViewName)} {
 		require.NoError(t, os.MkdirAll(d, 0o755))
 	}
 	for path, text := range map[string]string{
-		layer + "/d/kept": "k", layer + "/d/gone": "g", filepath.Join(dir, upperName, "old"): "o",
+		layer + "/d/kept": "k", layer + "/d/gone": "g", filepath.Join(dir, container.UpperName, "old"): "o",
 	} {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
 	raw, err := json.Marshal(spec)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, configName), raw, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, container.ConfigName), raw, 0o600))
 	require.NoError(t, e.Replicate(spec.ID, "no", func(string) {}))
-	here := filepath.Join(dir, copyName)
+	here := filepath.Join(dir, container.CopyName)
 	require.NoError(t, os.Remove(here+"/d/gone"))
 	require.NoError(t, os.Rename(here+"/old", here+"/new"))
 	require.NoError(t, os.WriteFile(here+"/d/more", []byte("m"), 0o600))
@@ -54,41 +55,41 @@ func copiedIn(t *testing.T, root string) (e *Engine, spec *Spec, dir string) {
 // TestSettle: the upper has all of the copy, wherever the last try was interrupted, and
 // nothing but the upper is left.
 func TestSettle(t *testing.T) {
-	for name, interrupt := range map[string]func(t *testing.T, e *Engine, spec *Spec, dir string){
-		"never": func(*testing.T, *Engine, *Spec, string) {},
-		"while a copy was made": func(t *testing.T, _ *Engine, _ *Spec, dir string) {
-			require.NoError(t, os.MkdirAll(filepath.Join(dir, unripeName, "part"), 0o755))
+	for name, interrupt := range map[string]func(t *testing.T, e *Engine, spec *container.Spec, dir string){
+		"never": func(*testing.T, *Engine, *container.Spec, string) {},
+		"while a copy was made": func(t *testing.T, _ *Engine, _ *container.Spec, dir string) {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, container.UnripeName, "part"), 0o755))
 		},
-		"while the upper was made": func(t *testing.T, _ *Engine, _ *Spec, dir string) {
-			require.NoError(t, os.MkdirAll(filepath.Join(dir, newUpperName, "part"), 0o755))
+		"while the upper was made": func(t *testing.T, _ *Engine, _ *container.Spec, dir string) {
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, container.NewUpperName, "part"), 0o755))
 		},
-		"while the old one was removed": func(t *testing.T, _ *Engine, _ *Spec, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, upperName, "old")))
+		"while the old one was removed": func(t *testing.T, _ *Engine, _ *container.Spec, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, container.UpperName, "old")))
 		},
-		"when there was none": func(t *testing.T, e *Engine, spec *Spec, dir string) {
-			require.NoError(t, os.Mkdir(filepath.Join(dir, newUpperName), 0o755))
-			require.NoError(t, e.difference(spec, filepath.Join(dir, newUpperName), archive.Difference{Link: true}))
-			require.NoError(t, os.RemoveAll(filepath.Join(dir, upperName)))
+		"when there was none": func(t *testing.T, e *Engine, spec *container.Spec, dir string) {
+			require.NoError(t, os.Mkdir(filepath.Join(dir, container.NewUpperName), 0o755))
+			require.NoError(t, e.difference(spec, filepath.Join(dir, container.NewUpperName), archive.Difference{Link: true}))
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, container.UpperName)))
 		},
-		"when the new one had its name": func(t *testing.T, e *Engine, spec *Spec, dir string) {
-			require.NoError(t, os.RemoveAll(filepath.Join(dir, upperName)))
-			require.NoError(t, os.Mkdir(filepath.Join(dir, upperName), 0o755))
-			require.NoError(t, e.difference(spec, filepath.Join(dir, upperName), archive.Difference{Link: true}))
+		"when the new one had its name": func(t *testing.T, e *Engine, spec *container.Spec, dir string) {
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, container.UpperName)))
+			require.NoError(t, os.Mkdir(filepath.Join(dir, container.UpperName), 0o755))
+			require.NoError(t, e.difference(spec, filepath.Join(dir, container.UpperName), archive.Difference{Link: true}))
 		},
-		"while the copy was removed": func(t *testing.T, e *Engine, spec *Spec, dir string) {
+		"while the copy was removed": func(t *testing.T, e *Engine, spec *container.Spec, dir string) {
 			require.NoError(t, e.settle(spec))
-			require.NoError(t, os.Mkdir(filepath.Join(dir, spentName), 0o755))
+			require.NoError(t, os.Mkdir(filepath.Join(dir, container.SpentName), 0o755))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, spec, dir := copied(t)
-			want, err := shownBy(filepath.Join(dir, copyName))
+			want, err := shownBy(filepath.Join(dir, container.CopyName))
 			require.NoError(t, err)
 			interrupt(t, e, spec, dir)
 			require.NoError(t, e.settle(spec))
-			chain, err := e.chain(spec.Layers)
+			chain, err := e.Chain(spec.Layers)
 			require.NoError(t, err)
-			got, err := shownThrough(append([]unionfs.Lower{{Path: e.upper(spec.ID)}}, chain.lowers...))
+			got, err := shownThrough(append([]unionfs.Lower{{Path: e.upper(spec.ID)}}, chain.Lowers...))
 			require.NoError(t, err)
 			require.Equal(t, want, got)
 			require.Contains(t, got, "d/more")
@@ -112,8 +113,8 @@ func TestCopyLeavesNothing(t *testing.T) {
 	e, spec, dir := copied(t)
 	require.NoError(t, e.settle(spec))
 	// A file whose data is in a layer that is not there can not be read.
-	require.NoError(t, os.Truncate(filepath.Join(dir, upperName, "new"), 9))
-	require.NoError(t, unix.Setxattr(filepath.Join(dir, upperName, "new"), "user.overlay.metacopy", nil, 0))
+	require.NoError(t, os.Truncate(filepath.Join(dir, container.UpperName, "new"), 9))
+	require.NoError(t, unix.Setxattr(filepath.Join(dir, container.UpperName, "new"), "user.overlay.metacopy", nil, 0))
 	require.ErrorIs(t, e.Replicate(spec.ID, "no", func(string) {}), unix.EIO)
 	list, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -135,7 +136,7 @@ func TestSettleOnFullDisk(t *testing.T) {
 	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, ""))
 	defer func() { require.NoError(t, unix.Unmount(disk, unix.MNT_DETACH)) }()
 	e, spec, dir := copiedIn(t, filepath.Join(disk, "store"))
-	want, err := shownBy(filepath.Join(dir, copyName))
+	want, err := shownBy(filepath.Join(dir, container.CopyName))
 	require.NoError(t, err)
 	var st unix.Statfs_t
 	require.NoError(t, unix.Statfs(disk, &st))
@@ -149,16 +150,16 @@ func TestSettleOnFullDisk(t *testing.T) {
 			break
 		}
 		require.ErrorIs(t, err, unix.ENOSPC)
-		require.DirExists(t, filepath.Join(dir, copyName))
+		require.DirExists(t, filepath.Join(dir, container.CopyName))
 	}
 	if err != nil {
 		room(100)
 		require.NoError(t, e.settle(spec))
 	}
-	chain, err := e.chain(spec.Layers)
+	chain, err := e.Chain(spec.Layers)
 	require.NoError(t, err)
-	got, err := shownThrough(append([]unionfs.Lower{{Path: e.upper(spec.ID)}}, chain.lowers...))
+	got, err := shownThrough(append([]unionfs.Lower{{Path: e.upper(spec.ID)}}, chain.Lowers...))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	require.NoDirExists(t, filepath.Join(dir, copyName))
+	require.NoDirExists(t, filepath.Join(dir, container.CopyName))
 }

@@ -7,11 +7,12 @@ import (
 	"path"
 	"strings"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/runner"
 )
 
 // setNamespaces reads docker's --cgroupns, --ipc, --pid and --uts.
-func (b *Sandbox) setNamespaces(i Isolation) error {
+func setNamespaces(b *container.Sandbox, i Isolation) error {
 	b.CgroupNS, b.IPC, b.UTS, b.PID = i.CgroupNS, i.IPC, i.UTS, i.PID
 	switch i.CgroupNS {
 	case "", "host", "private":
@@ -31,7 +32,7 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 	default:
 		return fmt.Errorf("--uts: invalid UTS mode: %s", i.UTS)
 	}
-	if err := b.setUserns(i); err != nil {
+	if err := setUserns(b, i); err != nil {
 		return err
 	}
 	switch {
@@ -45,7 +46,7 @@ func (b *Sandbox) setNamespaces(i Isolation) error {
 
 // setDevices reads docker's --device. What a node may be used for can not be made less
 // here, so a mode that asks for that is refused.
-func (b *Sandbox) setDevices(list []string) error {
+func setDevices(b *container.Sandbox, list []string) error {
 	for _, text := range list {
 		part := strings.Split(text, ":")
 		mode := "rwm"

@@ -6,17 +6,10 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/varvefs/varve/internal/container"
+	"github.com/varvefs/varve/internal/stage"
 	"github.com/varvefs/varve/runner"
 )
-
-// ForwardedSignals are those that go on to the program of a container when its
-// foreground or its supervisor gets them.
-func ForwardedSignals() []os.Signal {
-	return []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
-		unix.SIGWINCH, unix.SIGCONT, unix.SIGALRM}
-}
 
 // Create makes a container that does not run yet and returns its ID.
 func (e *Engine) Create(opt CreateOptions) (string, error) {
@@ -24,7 +17,7 @@ func (e *Engine) Create(opt CreateOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return spec.ID, e.create(spec, opt, State{Status: Created}, steps{func() {}, func() {}})
+	return spec.ID, e.create(spec, opt, container.State{Status: container.Created}, steps{func() {}, func() {}})
 }
 
 // Run creates a container and starts its supervisor, which runs the program with the
@@ -42,20 +35,20 @@ func (e *Engine) Run(opt CreateOptions, attach *AttachOptions) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
+	s.Warning = errors.Join(s.Warning, spec.Sandbox.Lacking())
 	made, recorded := make(chan struct{}), make(chan struct{})
 	go func() {
 		s.created <- e.create(spec, opt, state, steps{func() { close(made) }, func() { close(recorded) }})
 	}()
 	err = s.reach(made)
 	if err == nil {
-		err = s.request(request{Do: doBegin, Await: true}, attach, true, spec.Terminal)
+		err = s.request(container.Request{Do: container.DoBegin, Await: true}, attach, true, spec.Terminal)
 	}
 	if err == nil {
 		err = s.reach(recorded)
 	}
 	if err == nil {
-		err = ifListening(s.wire.send(request{Do: doRecorded}))
+		err = ifListening(s.wire.Send(container.Request{Do: container.DoRecorded}))
 	}
 	if err != nil {
 		return nil, s.giveUp(err)
@@ -77,17 +70,17 @@ func (s *Session) reach(step chan struct{}) error {
 
 // giveUp ends the supervisor, which sees that nobody asks anything of it.
 func (s *Session) giveUp(cause error) error {
-	s.wire.close()
+	s.wire.Close()
 	_, err := s.child.Wait()
 	return errors.Join(cause, err)
 }
 
 // startSupervisor starts one, to wait at the connection for what to do. It returns the
 // state of a container that has this supervisor, and has not run.
-func (s *Session) startSupervisor(b *Sandbox) (State, error) {
+func (s *Session) startSupervisor(b *container.Sandbox) (container.State, error) {
 	into, err := s.engine.openNeighbour(b)
 	if err != nil {
-		return State{}, err
+		return container.State{}, err
 	}
 	if into != nil {
 		defer func() { _ = into.Close() }() // a pidfd
@@ -95,21 +88,21 @@ func (s *Session) startSupervisor(b *Sandbox) (State, error) {
 
 	ours, theirs, err := wirePair()
 	if err != nil {
-		return State{}, fmt.Errorf("start the supervisor: %w", err)
+		return container.State{}, fmt.Errorf("start the supervisor: %w", err)
 	}
 	s.wire = ours
 	state, err := s.startSelf(theirs, into)
 	if err = errors.Join(err, theirs.Close()); err != nil {
-		ours.close()
-		return State{}, fmt.Errorf("start the supervisor: %w", err)
+		ours.Close()
+		return container.State{}, fmt.Errorf("start the supervisor: %w", err)
 	}
 	return state, nil
 }
 
-func (s *Session) startSelf(theirs, into *os.File) (State, error) {
+func (s *Session) startSelf(theirs, into *os.File) (container.State, error) {
 	self := runner.Self{
 		Args:          []string{"varve", "supervise", s.ID},
-		Env:           environ(s.engine.Root()),
+		Env:           container.Environ(s.engine.Root()),
 		Stderr:        os.Stderr,          // until it has a file of its own
 		Files:         []*os.File{theirs}, // descriptor 3
 		Setsid:        true,               // it outlives this terminal
@@ -119,15 +112,43 @@ func (s *Session) startSelf(theirs, into *os.File) (State, error) {
 	var err error
 	if into == nil {
 		if self.Userns, err = runner.PlanUserns(); err != nil {
-			return State{}, err
+			return container.State{}, err
 		}
 	}
+	if err := s.engine.setSupervisor(&self); err != nil {
+		return container.State{}, err
+	}
+	defer closeProgram(&self)
 	if s.child, err = runner.StartSelf(self); err != nil {
-		return State{}, err
+		return container.State{}, err
 	}
 	s.Warning = s.child.Fallback
 	start, err := runner.ProcessStartTime(s.child.Pid())
-	return State{Status: Created, Supervisor: Proc{s.child.Pid(), start}}, err
+	return container.State{Status: container.Created, Supervisor: container.Proc{Pid: s.child.Pid(), Start: start}}, err
+}
+
+// setSupervisor has the program that supervises, and nothing else, run, with varve's own
+// file for what it has varve do. Without that program varve supervises itself, which is
+// slower.
+func (e *Engine) setSupervisor(self *runner.Self) error {
+	program, err := stage.OpenSupervisor(e.store.StageDir())
+	if err != nil {
+		return nil // as said
+	}
+	own, err := runner.OwnFile()
+	if err != nil {
+		return errors.Join(err, program.Close())
+	}
+	self.Program, self.Files = program, append(self.Files, own)
+	return nil
+}
+
+// closeProgram closes what setSupervisor has opened.
+func closeProgram(self *runner.Self) {
+	if self.Program != nil {
+		_ = self.Program.Close() // only read
+		_ = self.Files[1].Close()
+	}
 }
 
 // Start starts a container that does not run, found by any of its names, with the
@@ -143,7 +164,7 @@ func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
 		return nil, err
 	}
 	defer lock.release()
-	state, err := e.readState(c.ID)
+	state, err := e.ReadState(c.ID)
 	switch {
 	case err != nil:
 		return nil, err
@@ -163,12 +184,12 @@ func (e *Engine) Start(name string, attach *AttachOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Warning = errors.Join(s.Warning, spec.Sandbox.lacking())
-	state.Supervisor, state.Init = fresh.Supervisor, Proc{}
-	if err := e.writeState(c.ID, state); err != nil {
+	s.Warning = errors.Join(s.Warning, spec.Sandbox.Lacking())
+	state.Supervisor, state.Init = fresh.Supervisor, container.Proc{}
+	if err := e.WriteState(c.ID, state); err != nil {
 		return nil, s.giveUp(err)
 	}
-	if err := s.ask(request{Do: doBegin}, attach, true, spec.Terminal); err != nil {
+	if err := s.ask(container.Request{Do: container.DoBegin}, attach, true, spec.Terminal); err != nil {
 		return nil, s.giveUp(err)
 	}
 	_ = s.Started() // Wait or Started tell of a failure; until then nobody else may start it
@@ -191,7 +212,7 @@ func (e *Engine) Startable(filters ...string) ([]string, error) {
 	for _, c := range slices.Backward(list) {
 		kept := c.State.Stopped && slices.Contains(asked["restart-policy"], "unless-stopped")
 		if kept {
-			spec, err := e.readSpec(c.ID)
+			spec, err := e.ReadSpec(c.ID)
 			if err != nil {
 				return nil, err
 			}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -59,7 +60,7 @@ func (s *statsSocket) listen() error {
 	}}
 	listener, err := config.Listen(context.Background(), "unix", s.path)
 	if err != nil {
-		return errnoIn(err)
+		return container.ErrnoIn(err)
 	}
 	s.listener = listener
 	listener.(*net.UnixListener).SetUnlinkOnClose(false) // close looks whose it is by then
@@ -76,7 +77,7 @@ func clearStale(path string) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil // or its directory is not there, which bind tells
 	case err != nil:
-		return errnoIn(err)
+		return container.ErrnoIn(err)
 	case info.Mode().Type() != os.ModeSocket:
 		return errors.New("something else is there: remove it, or choose another path")
 	}
@@ -85,18 +86,9 @@ func clearStale(path string) error {
 	case err == nil:
 		return errors.Join(errors.New("another server answers there: choose another path, or unmount its view"), c.Close())
 	case !errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("a socket is there, and whether its server is alive can not be told: %w", errnoIn(err))
+		return fmt.Errorf("a socket is there, and whether its server is alive can not be told: %w", container.ErrnoIn(err))
 	}
 	return os.Remove(path)
-}
-
-// errnoIn is the reason at the bottom of err, whose words name the path once more.
-func errnoIn(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }
 
 // close removes the socket, unless it is no longer this one, and answers nobody more.

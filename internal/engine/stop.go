@@ -4,46 +4,38 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/internal/container"
 )
-
-// StopOptions say how a container is to be stopped; the zero value is how it wants
-// to be.
-type StopOptions struct {
-	Signal  unix.Signal // 0 is the container's own
-	Timeout *int        // seconds until SIGKILL, negative for never; nil is the container's own
-}
 
 // Stop stops a container and returns when it has ended. One that does not run is left
 // alone.
-func (e *Engine) Stop(name string, opt StopOptions) error {
+func (e *Engine) Stop(name string, opt container.StopOptions) error {
 	c, _, err := e.container(name)
 	if err != nil {
 		return err
 	}
 	err = e.stop(c.ID, opt)
-	if errors.Is(err, errNotRunning) {
+	if errors.Is(err, container.ErrNotRunning) {
 		return nil
 	}
 	if err == nil {
-		e.noteContainer(c.ID, "stop", nil)
+		e.NoteContainer(c.ID, "stop", nil)
 	}
 	return err
 }
 
-// stop is Stop, but one that does not run is errNotRunning.
-func (e *Engine) stop(id string, opt StopOptions) error {
-	w, err := e.call(id, request{Do: doStop, Stop: &opt})
+// stop is Stop, but one that does not run is ErrNotRunning.
+func (e *Engine) stop(id string, opt container.StopOptions) error {
+	w, err := e.call(id, container.Request{Do: container.DoStop, Stop: &opt})
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.Close()
 	_, err = e.hearEnd(id, w)
 	return err
 }
@@ -51,7 +43,7 @@ func (e *Engine) stop(id string, opt StopOptions) error {
 // NoteRestart notes that a container was restarted.
 func (e *Engine) NoteRestart(name string) {
 	if c, _, err := e.findState(name); err == nil {
-		e.noteContainer(c.ID, "restart", nil)
+		e.NoteContainer(c.ID, "restart", nil)
 	}
 }
 
@@ -61,18 +53,18 @@ func (e *Engine) Kill(name string, sig unix.Signal) error {
 	if err != nil {
 		return fmt.Errorf("cannot kill container: %s: %w", name, err)
 	}
-	w, err := e.call(c.ID, request{Do: doSignal, Signal: sig, Ack: true})
-	if errors.Is(err, errNotRunning) {
+	w, err := e.call(c.ID, container.Request{Do: container.DoSignal, Signal: sig, Ack: true})
+	if errors.Is(err, container.ErrNotRunning) {
 		return fmt.Errorf("cannot kill container: %s: container %s is not running", name, c.ID)
 	}
 	if err != nil {
 		return err
 	}
-	defer w.close()
-	if _, _, err = w.receiveReply(); err != nil || sig != unix.SIGKILL {
+	defer w.Close()
+	if _, _, err = w.ReceiveReply(); err != nil || sig != unix.SIGKILL {
 		return nil // it has ended meanwhile
 	}
-	if err := w.send(request{Do: doWait}); err != nil { // likewise
+	if err := w.Send(container.Request{Do: container.DoWait}); err != nil { // likewise
 		_, err = e.endOf(c.ID)
 		return err
 	}
@@ -86,20 +78,17 @@ func (e *Engine) WaitFor(name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	w, err := e.call(c.ID, request{Do: doWait})
-	if errors.Is(err, errNotRunning) {
-		state, err := e.readState(c.ID)
+	w, err := e.call(c.ID, container.Request{Do: container.DoWait})
+	if errors.Is(err, container.ErrNotRunning) {
+		state, err := e.ReadState(c.ID)
 		return state.ExitCode, err
 	}
 	if err != nil {
 		return 0, err
 	}
-	defer w.close()
+	defer w.Close()
 	return e.hearEnd(c.ID, w)
 }
-
-// errNotRunning: there is no supervisor to speak with.
-var errNotRunning = errors.New("the container is not running")
 
 // callPatience is how long a supervisor may take until it listens, and a start until
 // there is one.
@@ -107,22 +96,22 @@ const callPatience = 10 * time.Second
 
 // call asks the supervisor of a container for something. One that has just been
 // started is waited for. The wire is the caller's to close.
-func (e *Engine) call(id string, r request, files ...*os.File) (*wire, error) {
+func (e *Engine) call(id string, r container.Request, files ...*os.File) (*container.Wire, error) {
 	r.Files = len(files)
 	for limit := time.Now().Add(callPatience); ; time.Sleep(5 * time.Millisecond) {
 		w, err := e.dial(id)
 		if err == nil {
-			if err = w.send(r, files...); err == nil {
+			if err = w.Send(r, files...); err == nil {
 				return w, nil
 			}
-			w.close()
+			w.Close()
 		}
-		state, stateErr := e.readState(id)
+		state, stateErr := e.ReadState(id)
 		switch {
 		case stateErr != nil:
 			return nil, stateErr
-		case !state.Supervisor.alive() || state.Status == Exited:
-			return nil, errNotRunning
+		case !state.Supervisor.Alive() || state.Status == container.Exited:
+			return nil, container.ErrNotRunning
 		case time.Now().After(limit):
 			return nil, fmt.Errorf("the supervisor of the container (process %d) does not answer: %w", state.Supervisor.Pid, err)
 		}
@@ -130,7 +119,7 @@ func (e *Engine) call(id string, r request, files ...*os.File) (*wire, error) {
 }
 
 // dial connects to the supervisor of a container.
-func (e *Engine) dial(id string) (*wire, error) {
+func (e *Engine) dial(id string) (*container.Wire, error) {
 	dir, err := at.OpenDir(at.CWD, e.store.ContainerDir(id))
 	if err != nil {
 		return nil, err
@@ -140,23 +129,23 @@ func (e *Engine) dial(id string) (*wire, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socketPath(dir)}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: container.SocketPath(dir)}); err != nil {
 		_ = unix.Close(fd) // it was never connected
 		return nil, os.NewSyscallError("connect", err)
 	}
-	return newWire(os.NewFile(uintptr(fd), "control"))
+	return container.NewWire(os.NewFile(uintptr(fd), "control"))
 }
 
 // hearEnd waits for the exit code.
-func (e *Engine) hearEnd(id string, w *wire) (int, error) {
+func (e *Engine) hearEnd(id string, w *container.Wire) (int, error) {
 	for {
-		r, _, err := w.receiveReply()
+		r, _, err := w.ReceiveReply()
 		switch {
 		case err != nil: // killed; what is known of it is in its state
 			return e.endOf(id)
-		case r.Event == eventFailed:
+		case r.Event == container.EventFailed:
 			return 0, sentences(r.Error)
-		case r.Event == eventEnded:
+		case r.Event == container.EventEnded:
 			return r.Code, nil
 		}
 	}
@@ -165,54 +154,10 @@ func (e *Engine) hearEnd(id string, w *wire) (int, error) {
 // endOf is the exit code of a container whose supervisor was killed, or has ended
 // while it was called. Its last processes may need a moment.
 func (e *Engine) endOf(id string) (int, error) {
-	state, err := e.readState(id)
+	state, err := e.ReadState(id)
 	for limit := time.Now().Add(patience); err == nil && state.Up() && time.Now().Before(limit); {
 		time.Sleep(2 * time.Millisecond)
-		state, err = e.readState(id)
+		state, err = e.ReadState(id)
 	}
 	return state.ExitCode, err
-}
-
-// ParseSignal reads a signal as kill(1) does: a number, or a name with or without SIG.
-func ParseSignal(text string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(text); err == nil {
-		if n <= 0 || n > 64 {
-			return 0, fmt.Errorf("invalid signal: %s", text)
-		}
-		return unix.Signal(n), nil
-	}
-	name := strings.ToUpper(text)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if sig := unix.SignalNum(name); sig != 0 {
-		return sig, nil
-	}
-	if sig, ok := realTimeSignal(name); ok {
-		return sig, nil
-	}
-	return 0, fmt.Errorf("invalid signal: %s", text)
-}
-
-// realTimeSignal reads SIGRTMIN+n and SIGRTMAX-n, as the C library numbers them.
-func realTimeSignal(name string) (unix.Signal, bool) {
-	const least, most = 34, 64
-	for _, base := range []struct {
-		name  string
-		first int
-		sign  string
-	}{{"SIGRTMIN", least, "+"}, {"SIGRTMAX", most, "-"}} {
-		rest, ok := strings.CutPrefix(name, base.name)
-		if !ok {
-			continue
-		}
-		if rest == "" {
-			return unix.Signal(base.first), true
-		}
-		n, err := strconv.Atoi(rest)
-		if n += base.first; err == nil && strings.HasPrefix(rest, base.sign) && n >= least && n <= most {
-			return unix.Signal(n), true
-		}
-	}
-	return 0, false
 }

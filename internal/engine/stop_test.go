@@ -4,28 +4,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+
+	"github.com/varvefs/varve/internal/container"
 )
 
-func TestParseSignal(t *testing.T) {
-	for text, want := range map[string]unix.Signal{
-		"9": unix.SIGKILL, "KILL": unix.SIGKILL, "sigterm": unix.SIGTERM, "SIGUSR1": unix.SIGUSR1, "hup": unix.SIGHUP,
-		"RTMIN": 34, "RTMIN+3": 37, "SIGRTMAX-1": 63, "64": 64,
-	} {
-		got, err := ParseSignal(text)
-		require.NoError(t, err, text)
-		require.Equal(t, want, got, text)
-	}
-	for _, bad := range []string{"", "0", "65", "-1", "NOPE", "RTMIN-1", "RTMIN+99", "SIG"} {
-		_, err := ParseSignal(bad)
-		require.EqualError(t, err, "invalid signal: "+bad)
-	}
-}
-
 func TestParseRestart(t *testing.T) {
-	for text, want := range map[string]RestartPolicy{
+	for text, want := range map[string]container.RestartPolicy{
 		"": {}, "no": {}, "always": {Name: "always"}, "unless-stopped": {Name: "unless-stopped"},
-		"on-failure": {Name: "on-failure"}, "on-failure:3": {"on-failure", 3}, "on-failure:": {Name: "on-failure"},
+		"on-failure": {Name: "on-failure"}, "on-failure:3": {Name: "on-failure", Max: 3}, "on-failure:": {Name: "on-failure"},
 	} {
 		got, err := parseRestart(text)
 		require.NoError(t, err, text)
@@ -39,9 +25,9 @@ func TestParseRestart(t *testing.T) {
 		_, err := parseRestart(bad)
 		require.ErrorContains(t, err, says, bad)
 	}
-	require.False(t, RestartPolicy{}.again(1, 0))
-	require.True(t, RestartPolicy{Name: "always"}.again(0, 99))
-	require.False(t, RestartPolicy{Name: "on-failure"}.again(0, 0))
-	require.True(t, RestartPolicy{"on-failure", 2}.again(1, 1))
-	require.False(t, RestartPolicy{"on-failure", 2}.again(1, 2))
+	require.False(t, container.RestartPolicy{}.Again(1, 0))
+	require.True(t, container.RestartPolicy{Name: "always"}.Again(0, 99))
+	require.False(t, container.RestartPolicy{Name: "on-failure"}.Again(0, 0))
+	require.True(t, container.RestartPolicy{Name: "on-failure", Max: 2}.Again(1, 1))
+	require.False(t, container.RestartPolicy{Name: "on-failure", Max: 2}.Again(1, 2))
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
 )
@@ -69,7 +70,7 @@ func (e *Engine) probe() (damage, err error) {
 	}
 	defer func() { _ = quiet.Close() }() // nothing was written
 	child, err := runner.StartSelf(runner.Self{
-		Args: []string{"varve", "probe"}, Env: environ(e.Root()), Stdin: quiet, Stdout: quiet, Stderr: quiet,
+		Args: []string{"varve", "probe"}, Env: container.Environ(e.Root()), Stdin: quiet, Stdout: quiet, Stderr: quiet,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look at the database: %w", err)
@@ -167,7 +168,7 @@ func checkConfig(i layerdb.Image, chain []layerdb.Layer) error {
 
 // checkContainer tells whether a container has its files, and stands on its chain.
 func (e *Engine) checkContainer(c layerdb.Container, chain []layerdb.Layer) error {
-	spec, err := e.readSpec(c.ID)
+	spec, err := e.ReadSpec(c.ID)
 	if err == nil && !slices.Equal(spec.Layers, layerNames(chain)) {
 		err = errors.New("its config.json speaks of other layers than it has")
 	}
@@ -175,7 +176,7 @@ func (e *Engine) checkContainer(c layerdb.Container, chain []layerdb.Layer) erro
 		var info os.FileInfo
 		info, err = os.Lstat(e.upper(c.ID))
 		if errors.Is(err, os.ErrNotExist) { // it may be made of a copy at the next look
-			info, err = os.Lstat(filepath.Join(e.store.ContainerDir(c.ID), copyName))
+			info, err = os.Lstat(filepath.Join(e.store.ContainerDir(c.ID), container.CopyName))
 		}
 		if err == nil && !info.IsDir() {
 			err = fmt.Errorf("upper: %w", unix.ENOTDIR)

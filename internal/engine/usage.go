@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/cgroup"
+	"github.com/varvefs/varve/internal/container"
 )
 
 // ContainerUsage is what a container has used, or uses now. All is zero of one that does
@@ -60,9 +61,9 @@ func (e *Engine) Usages(names []string, all bool) ([]ContainerUsage, error) {
 	return out, nil
 }
 
-func usageOf(id, name, asked string, state State) (ContainerUsage, error) {
+func usageOf(id, name, asked string, state container.State) (ContainerUsage, error) {
 	u := ContainerUsage{Asked: asked, ID: id, Name: name, At: time.Now()}
-	if state.Status != Running {
+	if state.Status != container.Running {
 		return u, nil
 	}
 	u.Running = true

@@ -9,16 +9,9 @@ import (
 	"strings"
 
 	"github.com/varvefs/varve/internal/archive"
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
 	"github.com/varvefs/varve/runner"
-	"github.com/varvefs/varve/unionfs"
-)
-
-// The modes of podman's --userns, beside host, which is the default.
-const (
-	usernsAuto   = "auto"    // ids of its own, as no other container has
-	usernsKeepID = "keep-id" // the caller is the same user inside
-	usernsNoMap  = "nomap"   // the caller is nobody inside
 )
 
 // usernsSize is how many ids a container has with --userns=auto: as root all that there are,
@@ -31,7 +24,7 @@ func usernsSize(plan *runner.Userns) int {
 }
 
 // setUserns reads podman's --userns.
-func (b *Sandbox) setUserns(i Isolation) error {
+func setUserns(b *container.Sandbox, i Isolation) error {
 	if b.Userns = i.Userns; checkMode(i.Userns, "", "host") { // of another container the ids are known later
 		return nil
 	}
@@ -41,13 +34,13 @@ func (b *Sandbox) setUserns(i Isolation) error {
 	}
 	mode, options, _ := strings.Cut(i.Userns, ":")
 	switch mode {
-	case usernsKeepID:
-		_, _, err = keepIDOptions(options)
-	case usernsNoMap:
+	case container.UsernsKeepID:
+		_, _, err = container.KeepIDOptions(options)
+	case container.UsernsNoMap:
 		if options != "" {
 			err = errors.New("--userns: nomap has no options")
 		}
-	case usernsAuto:
+	case container.UsernsAuto:
 		_, err = autoSize(options, plan)
 	default:
 		err = errors.New("--userns: invalid USER mode")
@@ -58,7 +51,7 @@ func (b *Sandbox) setUserns(i Isolation) error {
 	if plan == nil {
 		return refuseAsRoot(mode, i)
 	}
-	if plan.Single && mode != usernsKeepID {
+	if plan.Single && mode != container.UsernsKeepID {
 		return fmt.Errorf("--userns %s needs more ids than your own: %s", mode, plan.Reason)
 	}
 	return nil
@@ -69,7 +62,7 @@ var errPrivileged = errors.New("privileged mode is incompatible with user namesp
 // refuseAsRoot refuses what podman, or docker, does of root.
 func refuseAsRoot(mode string, i Isolation) error {
 	switch {
-	case mode != usernsAuto:
+	case mode != container.UsernsAuto:
 		return fmt.Errorf("%s is only supported in rootless mode: root has no id to be kept", mode)
 	case i.Privileged:
 		return errPrivileged
@@ -77,97 +70,6 @@ func refuseAsRoot(mode string, i Isolation) error {
 		return errors.New("cannot share the host PID namespace when user namespaces are enabled: leave out one of --pid and --userns")
 	}
 	return nil
-}
-
-// keepIDOptions reads what is behind "keep-id:"; -1 is not said.
-func keepIDOptions(options string) (uid, gid int, err error) {
-	uid, gid = -1, -1
-	if options == "" {
-		return uid, gid, nil
-	}
-	for option := range strings.SplitSeq(options, ",") {
-		name, value, _ := strings.Cut(option, "=")
-		n, err := strconv.ParseUint(value, 10, 31)
-		switch {
-		case err == nil && name == "uid":
-			uid = int(n)
-		case err == nil && name == "gid":
-			gid = int(n)
-		default:
-			return 0, 0, fmt.Errorf("--userns: invalid option %q of keep-id: there are uid=N and gid=N", option)
-		}
-	}
-	return uid, gid, nil
-}
-
-// mapOwnID works out the ids of the modes that depend on those of this process's user namespace,
-// in which a container of an ordinary user is started, and who its user is. With another
-// container's namespace the ids are that one's.
-func (e *Engine) mapOwnID(b *Sandbox) error {
-	if id := donor(b.Userns); id != "" {
-		spec, err := e.readSpec(id)
-		if err == nil {
-			err = e.mapOwnID(&spec.Sandbox)
-		}
-		b.UIDs, b.GIDs = spec.Sandbox.UIDs, spec.Sandbox.GIDs
-		return err
-	}
-	mode, options, _ := strings.Cut(b.Userns, ":")
-	if mode != usernsKeepID && mode != usernsNoMap {
-		return nil
-	}
-	ns, err := runner.CurrentUserns()
-	if err == nil && ns == nil {
-		err = fmt.Errorf("%s is only supported in rootless mode", mode)
-	}
-	if err != nil {
-		return err
-	}
-	users, groups := idCount(ns.UIDs), idCount(ns.GIDs)
-	if mode == usernsNoMap {
-		if ns.Single {
-			return errors.New("--userns nomap needs more ids than your own")
-		}
-		b.UIDs, b.GIDs = []runner.IDMap{{Inside: 0, Outside: 1, Size: users - 1}}, []runner.IDMap{{Inside: 0, Outside: 1, Size: groups - 1}}
-		return nil
-	}
-	uid, gid, err := keepIDOptions(options)
-	if err != nil {
-		return err
-	}
-	if uid < 0 {
-		uid = outsideID(ns.UIDs, 0)
-	}
-	if gid < 0 {
-		gid = outsideID(ns.GIDs, 0)
-	}
-	b.UIDs, b.GIDs = keptID(uid, users), keptID(gid, groups)
-	b.keeper = fmt.Sprintf("%d:%d", uid, gid)
-	return nil
-}
-
-// idCount is how many ids a user namespace has, which are in a row.
-func idCount(ids []runner.IDMap) int {
-	count := 0
-	for _, m := range ids {
-		count += m.Size
-	}
-	return count
-}
-
-// keptID has the id 0 of a namespace with so many be id in one below it, and all others
-// around that.
-func keptID(id, count int) []runner.IDMap {
-	var list []runner.IDMap
-	below := min(id, count-1)
-	if below > 0 {
-		list = append(list, runner.IDMap{Inside: 0, Outside: 1, Size: below})
-	}
-	list = append(list, runner.IDMap{Inside: id, Outside: 0, Size: 1})
-	if above := count - 1 - below; above > 0 {
-		list = append(list, runner.IDMap{Inside: id + 1, Outside: below + 1, Size: above})
-	}
-	return list
 }
 
 // autoSize reads what is behind "auto:".
@@ -198,9 +100,9 @@ const (
 
 // allotIDs gives a container with --userns=auto ids that no other container of this store
 // has.
-func (e *Engine) allotIDs(tx *layerdb.Tx, spec *Spec) error {
+func (e *Engine) allotIDs(tx *layerdb.Tx, spec *container.Spec) error {
 	mode, options, _ := strings.Cut(spec.Sandbox.Userns, ":")
-	if mode != usernsAuto {
+	if mode != container.UsernsAuto {
 		return nil
 	}
 	plan, err := runner.PlanUserns()
@@ -217,8 +119,8 @@ func (e *Engine) allotIDs(tx *layerdb.Tx, spec *Spec) error {
 	}
 	var uidPool, gidPool []runner.IDMap
 	if plan != nil { // 0 is the user himself
-		uidPool = []runner.IDMap{{Outside: 1, Size: idCount(plan.UIDs) - 1}}
-		gidPool = []runner.IDMap{{Outside: 1, Size: idCount(plan.GIDs) - 1}}
+		uidPool = []runner.IDMap{{Outside: 1, Size: container.IDCount(plan.UIDs) - 1}}
+		gidPool = []runner.IDMap{{Outside: 1, Size: container.IDCount(plan.GIDs) - 1}}
 	} else if uidPool, gidPool, err = runner.GrantedIDs(autoOwner); err != nil {
 		return err
 	}
@@ -248,7 +150,7 @@ func (e *Engine) allottedIDs(tx *layerdb.Tx, but string) (uids, gids []runner.ID
 		if c.ID == but {
 			continue
 		}
-		spec, err := e.readSpec(c.ID)
+		spec, err := e.ReadSpec(c.ID)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it is being removed
 		}
@@ -278,30 +180,7 @@ func freeIDs(pool, taken []runner.IDMap, size int) ([]runner.IDMap, error) {
 		}
 	}
 	return nil, fmt.Errorf("not enough unused IDs in user namespace: no %d in a row are left for --userns %s; "+
-		"remove a container that has some, or ask for fewer with auto:size=N", size, usernsAuto)
-}
-
-// viewIDs has a view show the ids of the disk, which are those inside, as the user namespace
-// has them outside.
-func viewIDs(ids []runner.IDMap) []unionfs.IDRange {
-	var list []unionfs.IDRange
-	for _, m := range ids {
-		list = append(list, unionfs.IDRange{OnDisk: uint32(m.Inside), Shown: uint32(m.Outside), Length: uint32(m.Size)})
-	}
-	return list
-}
-
-// outsideID is the id outside of a user namespace of one inside; -1 is none. Without a
-// namespace all are themselves.
-func outsideID(ids []runner.IDMap, inside int) int {
-	if len(ids) == 0 {
-		return inside
-	}
-	i := slices.IndexFunc(ids, func(m runner.IDMap) bool { return inside >= m.Inside && inside < m.Inside+m.Size })
-	if i < 0 {
-		return -1
-	}
-	return ids[i].Outside + inside - ids[i].Inside
+		"remove a container that has some, or ask for fewer with auto:size=N", size, container.UsernsAuto)
 }
 
 // insideID is the way back; who is nobody inside is the overflow id.
@@ -318,11 +197,6 @@ func insideID(ids []runner.IDMap, outside uint32) uint32 {
 }
 
 // showInside has a file that was read in a view have its owner inside.
-func (b *Sandbox) showInside(f *archive.File) {
+func showInside(b *container.Sandbox, f *archive.File) {
 	f.Stat.Uid, f.Stat.Gid = insideID(b.UIDs, f.Stat.Uid), insideID(b.GIDs, f.Stat.Gid)
-}
-
-// owner is the owner in a view of what is to be owned so inside.
-func (b *Sandbox) owner(uid, gid int) (int, int) {
-	return outsideID(b.UIDs, uid), outsideID(b.GIDs, gid)
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	_ "crypto/sha256" // or no digest is one
 	"os"
 	"path/filepath"
 
@@ -47,6 +48,19 @@ func (d Dir) LayerDir(diffID digest.Digest) string { return d.Path(LayersName, d
 // ContainerDir returns the directory of the container id, which holds upper/,
 // work/, config.json and state.json.
 func (d Dir) ContainerDir(id string) string { return d.Path(ContainersName, id) }
+
+// DiffName is the directory of the files of a layer, in that of the layer.
+const DiffName = "diff"
+
+// DiffDir returns where the files of the layer in layerDir are.
+func DiffDir(layerDir string) string { return filepath.Join(layerDir, DiffName) }
+
+// OverrideAttr is the extended attribute that keeps what a host without root does
+// not let a file be: "UID:GID:MODE" with the mode in octal, and for the regular
+// file in the place of a device ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR"
+// behind. The form is that of containers/storage and of fuse-overlayfs'
+// xattr_permissions=2.
+const OverrideAttr = "user.containers.override_stat"
 
 // StageDir returns the directory for the programs that containers begin with. It need not
 // be there, and what is in it can be made again.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/varvefs/varve/runner"
 )
 
@@ -16,6 +18,12 @@ import (
 //
 //go:embed program
 var embedded string
+
+// supervisor is the same of cmd/varve-supervisor, which has the former in it; empty in
+// that program itself.
+//
+//go:embed supervisor
+var supervisor string
 
 const sumSize = 64
 
@@ -46,6 +54,46 @@ func Open(dir string) (*os.File, error) {
 	return runner.Seal(strings.NewReader(program))
 }
 
+// OpenSupervisor returns the program that serves one container, cmd/varve-supervisor, for
+// runner.Self. It is the caller's to close. The program lies below dir as that of Open does.
+// It fails with ErrNone where this varve has none in it, and is the supervisor itself.
+func OpenSupervisor(dir string) (*os.File, error) {
+	if len(supervisor) <= sumSize {
+		return nil, ErrNone
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	program := supervisor[sumSize+1:]
+	file := filepath.Join(dir, supervisorName, supervisor[:sumSize])
+	f, err := openWhole(file, len(program))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = put(file, program); err == nil {
+			f, err = openWhole(file, len(program))
+		}
+	}
+	return f, err
+}
+
+const supervisorName = "supervisor"
+
+// openWhole opens the file, if it is whole and can be executed.
+func openWhole(file string, size int) (*os.File, error) {
+	if err := unix.Access(file, unix.X_OK); err != nil {
+		return nil, &fs.PathError{Op: "access", Path: file, Err: err}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != int64(size) {
+		return nil, errors.Join(errNotIt, err, f.Close())
+	}
+	return f, nil
+}
+
+var errNotIt = errors.New("not the program")
+
 // open shields the file, if it is whole.
 func open(file string, size int) (*os.File, error) {
 	f, err := runner.Shield(file)
@@ -53,7 +101,7 @@ func open(file string, size int) (*os.File, error) {
 		return nil, err
 	}
 	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() != int64(size) {
-		return nil, errors.Join(errors.New("not the program"), err, f.Close())
+		return nil, errors.Join(errNotIt, err, f.Close())
 	}
 	return f, nil
 }

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"bufio"
@@ -26,10 +26,10 @@ import (
 // exception, since `varve cp` may write to it when it does not run. What a file system can
 // share safely, it shares (FICLONE).
 const (
-	copyName     = "copy"      // whole: it was made under the next name, and renamed
-	unripeName   = "copy.new"  // a copy that is being made
-	spentName    = "copy.gone" // one of which the upper has everything
-	newUpperName = "upper.new" // an upper that is being made of a copy
+	CopyName     = "copy"      // whole: it was made under the next name, and renamed
+	UnripeName   = "copy.new"  // a copy that is being made
+	SpentName    = "copy.gone" // one of which the upper has everything
+	NewUpperName = "upper.new" // an upper that is being made of a copy
 )
 
 // copyView is such a copy at the place of a view.
@@ -55,18 +55,18 @@ func (v copyView) Detach() error {
 // better one.
 // Preconditions: nobody else starts or ends the container, and its upper is settled.
 func (s *supervisor) mountCopy(cause *noViewError, warn func(text string)) (view, error) {
-	if slices.ContainsFunc(s.chain.lowers, func(l unionfs.Lower) bool { return l.Live || len(l.Cut) > 0 }) {
+	if slices.ContainsFunc(s.chain.Lowers, func(l unionfs.Lower) bool { return l.Live || len(l.Cut) > 0 }) {
 		return nil, fmt.Errorf("%w; and this machine's own files are not copied", cause)
 	}
 	if len(s.spec.Sandbox.UIDs) > 0 {
 		return nil, fmt.Errorf("%w; nor can a copy", cause)
 	}
-	if err := s.engine.haveDone(warn, "replicate", s.spec.ID, cause.overlay.Error()); err != nil {
+	if err := s.place.haveDone(warn, "replicate", s.spec.ID, cause.overlay.Error()); err != nil {
 		return nil, fmt.Errorf("%w; and what it stands on can not be copied: %w", cause, err)
 	}
-	dir := s.engine.store.ContainerDir(s.spec.ID)
-	v := copyView{filepath.Join(dir, viewName), func() error { return s.engine.settleCopy(s.spec.ID) }}
-	if err := unix.Mount(filepath.Join(dir, copyName), v.mountpoint, "", unix.MS_BIND, ""); err != nil {
+	dir := s.place.ContainerDir(s.spec.ID)
+	v := copyView{filepath.Join(dir, ViewName), func() error { return s.place.settleCopy(s.spec.ID) }}
+	if err := unix.Mount(filepath.Join(dir, CopyName), v.mountpoint, "", unix.MS_BIND, ""); err != nil {
 		return nil, fmt.Errorf("stand on the copy: %w", os.NewSyscallError("mount", err))
 	}
 	if err := letExecute(v.mountpoint); err != nil {
@@ -77,10 +77,10 @@ func (s *supervisor) mountCopy(cause *noViewError, warn func(text string)) (view
 
 // settleCopy has the upper made of the copy that a container stood on, if there is one, and
 // what is left of others removed.
-func (e *Engine) settleCopy(id string) error {
-	for _, name := range []string{copyName, unripeName, spentName, newUpperName} {
-		if _, err := os.Lstat(filepath.Join(e.store.ContainerDir(id), name)); err == nil {
-			return e.haveDone(nil, "settle", id)
+func (p Place) settleCopy(id string) error {
+	for _, name := range []string{CopyName, UnripeName, SpentName, NewUpperName} {
+		if _, err := os.Lstat(filepath.Join(p.ContainerDir(id), name)); err == nil {
+			return p.haveDone(nil, "settle", id)
 		}
 	}
 	return nil
@@ -88,7 +88,7 @@ func (e *Engine) settleCopy(id string) error {
 
 // haveDone has varve do a hidden verb, where this process is and sees. What it prints is told
 // to say, line by line; what it complains of is the error.
-func (e *Engine) haveDone(say func(line string), args ...string) error {
+func (p Place) haveDone(say func(line string), args ...string) error {
 	out, printed, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("pipe: %w", err)
@@ -100,7 +100,7 @@ func (e *Engine) haveDone(say func(line string), args ...string) error {
 	}
 	defer func() { _ = wrong.Close() }() // only read
 	child, err := runner.StartSelf(runner.Self{
-		Args: append([]string{"varve"}, args...), Env: environ(e.Root()), Stdout: printed, Stderr: complaints,
+		Program: p.program, Args: append([]string{"varve"}, args...), Env: Environ(p.Root()), Stdout: printed, Stderr: complaints,
 	})
 	if err = errors.Join(err, printed.Close(), complaints.Close()); err != nil {
 		return err

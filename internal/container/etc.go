@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"bytes"
@@ -17,9 +17,9 @@ import (
 	"github.com/varvefs/varve/runner"
 )
 
-// etcNames are the files of /etc that a container has of its own, in its directory,
+// EtcNames are the files of /etc that a container has of its own, in its directory,
 // and finds over those of its image.
-func etcNames() []string { return []string{"hosts", "hostname", "resolv.conf"} }
+func EtcNames() []string { return []string{"hosts", "hostname", "resolv.conf"} }
 
 // Naming is what docker's flags say of the names of machines. The zero value is
 // docker's default.
@@ -33,8 +33,8 @@ type Naming struct {
 // hostGateway stands for the address under which a container reaches this machine.
 const hostGateway = "host-gateway"
 
-// check refuses what docker refuses, in its words, and puts the hosts into one form.
-func (n *Naming) check(noNetwork bool) error {
+// Check refuses what docker refuses, in its words, and puts the hosts into one form.
+func (n *Naming) Check(noNetwork bool) error {
 	bad := func(text, flag string, err error) error {
 		return fmt.Errorf("invalid argument %q for \"--%s\" flag: %w", text, flag, err)
 	}
@@ -94,9 +94,9 @@ func isDomain(text string) bool {
 		MatchString(text) && strings.ContainsFunc(text, func(r rune) bool { return r > '9' })
 }
 
-// etcFile is the container's own file of that name.
-func (e *Engine) etcFile(id, name string) string {
-	return filepath.Join(e.store.ContainerDir(id), name)
+// EtcFile is the container's own file of that name.
+func (p Place) EtcFile(id, name string) string {
+	return filepath.Join(p.ContainerDir(id), name)
 }
 
 // dressEtc makes the container's own files of /etc, and has them mounted. Those that
@@ -105,12 +105,12 @@ func (e *Engine) etcFile(id, name string) string {
 // place comes first. Nothing is synced: what is lost is made again.
 func (s *supervisor) dressEtc(cfg *runner.Config) error {
 	made := map[string]int64{}
-	for _, name := range etcNames() {
+	for _, name := range EtcNames() {
 		target := "/etc/" + name
-		if s.spec.hasMountOn(target) {
+		if s.spec.HasMountOn(target) {
 			continue
 		}
-		if s.spec.etcOwner() == s.spec.ID {
+		if s.spec.EtcOwner() == s.spec.ID {
 			when, err := s.makeEtc(name)
 			if err != nil {
 				return fmt.Errorf("make %s of the container: %w", target, err)
@@ -118,7 +118,7 @@ func (s *supervisor) dressEtc(cfg *runner.Config) error {
 			made[name] = when
 		}
 		cfg.Mounts = append(cfg.Mounts, runner.Mount{
-			Source: s.engine.etcFile(s.spec.etcOwner(), name), Target: target, ReadOnly: s.spec.Sandbox.ReadOnly, Cover: true,
+			Source: s.place.EtcFile(s.spec.EtcOwner(), name), Target: target, ReadOnly: s.spec.Sandbox.ReadOnly, Cover: true,
 		})
 	}
 	s.mu.Lock()
@@ -127,8 +127,8 @@ func (s *supervisor) dressEtc(cfg *runner.Config) error {
 	return nil
 }
 
-// hasMountOn tells whether there is a volume on a path of the container.
-func (s *Spec) hasMountOn(target string) bool {
+// HasMountOn tells whether there is a volume on a path of the container.
+func (s *Spec) HasMountOn(target string) bool {
 	for _, list := range [][]runner.Mount{s.Mounts, s.Sandbox.Mounts} {
 		for _, m := range list {
 			if m.Target == target {
@@ -175,7 +175,7 @@ func (s *supervisor) makeEtc(name string) (when int64, err error) {
 
 // give has a file be that of root in the container's user namespace, if it has one.
 func (s *supervisor) give(f *os.File) error {
-	if uid, gid := s.spec.Sandbox.owner(0, 0); uid > 0 && gid > 0 {
+	if uid, gid := s.spec.Sandbox.Owner(0, 0); uid > 0 && gid > 0 {
 		return f.Chown(uid, gid)
 	}
 	return nil
@@ -322,9 +322,9 @@ func resolvWords(text []byte, key string) []string {
 	return list
 }
 
-// hostname is what was asked for, or on the machine's own network its own name; "" is
+// WantedHostname is what was asked for, or on the machine's own network its own name; "" is
 // none.
-func (b *Sandbox) hostname() string {
+func (b *Sandbox) WantedHostname() string {
 	if b.Hostname != "" || !b.HostNetwork && b.UTS != "host" {
 		return b.Hostname
 	}

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"bytes"
@@ -16,15 +16,15 @@ import (
 	"github.com/varvefs/varve/internal/at"
 )
 
-// logName is a container's log in its directory; older parts have a number behind it.
-const logName = "log.jsonl"
+// LogName is a container's log in its directory; older parts have a number behind it.
+const LogName = "log.jsonl"
 
-// A logFile is what a container has said, in docker's json-file form: a line of
+// A LogFile is what a container has said, in docker's json-file form: a line of
 // JSON for each line, with its stream and time. When it has grown to its limit it
 // is put aside as log.jsonl.1, that as log.jsonl.2, and so on.
 //
 // What can not be written, as on a full disk, is lost, and the container goes on.
-type logFile struct {
+type LogFile struct {
 	dir   int   // of the container
 	limit int64 // bytes of one file; 0 is none
 	keep  int   // files, with the one that is written
@@ -41,19 +41,19 @@ type pendingLine struct{ text []byte }
 
 // The streams of a program, as indices.
 const (
-	streamOut = iota
-	streamErr
+	StreamOut = iota
+	StreamErr
 )
 
 // streamNames are the words of the log.
 func streamName(stream int) string { return [...]string{"stdout", "stderr"}[stream] }
 
-// longestLogLine is where docker cuts a line in two.
-const longestLogLine = 16 << 10
+// LongestLogLine is where docker cuts a line in two.
+const LongestLogLine = 16 << 10
 
-// openLog opens the log in the directory behind dir, which stays the caller's.
-func openLog(dir int, opt LogOptions) (*logFile, error) {
-	l := &logFile{dir: dir, limit: opt.MaxSize, keep: max(1, opt.MaxFiles)}
+// OpenLog opens the log in the directory behind dir, which stays the caller's.
+func OpenLog(dir int, opt LogOptions) (*LogFile, error) {
+	l := &LogFile{dir: dir, limit: opt.MaxSize, keep: max(1, opt.MaxFiles)}
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("open the container's log: %w", err)
 	}
@@ -61,12 +61,12 @@ func openLog(dir int, opt LogOptions) (*logFile, error) {
 }
 
 // open goes on with the file that is there. A link is not followed.
-func (l *logFile) open() error {
-	fd, err := at.Open(l.dir, logName, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+func (l *LogFile) open() error {
+	fd, err := at.Open(l.dir, LogName, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	l.file = os.NewFile(uintptr(fd), logName)
+	l.file = os.NewFile(uintptr(fd), LogName)
 	info, err := l.file.Stat()
 	if err != nil {
 		return errors.Join(err, l.file.Close())
@@ -75,8 +75,8 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// write adds what a stream has said at one moment.
-func (l *logFile) write(stream int, text []byte, now time.Time) {
+// Write adds what a stream has said at one moment.
+func (l *LogFile) Write(stream int, text []byte, now time.Time) {
 	if l == nil {
 		return
 	}
@@ -91,17 +91,17 @@ func (l *logFile) write(stream int, text []byte, now time.Time) {
 		if !whole {
 			n = len(text)
 		}
-		if room := longestLogLine - len(rest.text); n > room {
+		if room := LongestLogLine - len(rest.text); n > room {
 			n, whole = room, true
 		}
 		switch {
 		case !whole:
 			rest.text = append(rest.text, text[:n]...)
 		case len(rest.text) == 0: // the most, and without a copy
-			l.out = appendLogLine(l.out, text[:n], stream, stamp)
+			l.out = AppendLogLine(l.out, text[:n], stream, stamp)
 		default:
 			rest.text = append(rest.text, text[:n]...)
-			l.out = appendLogLine(l.out, rest.text, stream, stamp)
+			l.out = AppendLogLine(l.out, rest.text, stream, stamp)
 			rest.text = rest.text[:0]
 		}
 		text = text[n:]
@@ -112,8 +112,8 @@ func (l *logFile) write(stream int, text []byte, now time.Time) {
 	l.flushLocked()
 }
 
-// finish writes what has no end of line yet, as at the end of a stream.
-func (l *logFile) finish(stream int, now time.Time) {
+// Finish writes what has no end of line yet, as at the end of a stream.
+func (l *LogFile) Finish(stream int, now time.Time) {
 	if l == nil {
 		return
 	}
@@ -121,13 +121,13 @@ func (l *logFile) finish(stream int, now time.Time) {
 	defer l.mu.Unlock()
 	rest := &l.lines[stream]
 	if len(rest.text) > 0 {
-		l.out = appendLogLine(l.out[:0], rest.text, stream, now.UTC().AppendFormat(nil, time.RFC3339Nano))
+		l.out = AppendLogLine(l.out[:0], rest.text, stream, now.UTC().AppendFormat(nil, time.RFC3339Nano))
 		l.flushLocked()
 	}
 	rest.text = nil
 }
 
-func (l *logFile) flushLocked() {
+func (l *LogFile) flushLocked() {
 	if len(l.out) == 0 {
 		return
 	}
@@ -143,15 +143,15 @@ func (l *logFile) flushLocked() {
 }
 
 // rotateLocked begins a new file. If that can not be, the old one goes on.
-func (l *logFile) rotateLocked() {
+func (l *LogFile) rotateLocked() {
 	for n := l.keep - 1; n > 0; n-- {
-		err := at.Rename(l.dir, numberedLog(n-1), l.dir, numberedLog(n), 0)
+		err := at.Rename(l.dir, NumberedLog(n-1), l.dir, NumberedLog(n), 0)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 	}
 	if l.keep == 1 {
-		_ = at.Unlink(l.dir, logName) // if it stays, it grows
+		_ = at.Unlink(l.dir, LogName) // if it stays, it grows
 	}
 	old := l.file
 	if l.open() != nil {
@@ -161,22 +161,22 @@ func (l *logFile) rotateLocked() {
 	_ = old.Close() // what was not written is lost either way
 }
 
-// numberedLog is the name of the nth part, the newest of which is 0.
-func numberedLog(n int) string {
+// NumberedLog is the name of the nth part, the newest of which is 0.
+func NumberedLog(n int) string {
 	if n == 0 {
-		return logName
+		return LogName
 	}
-	return logName + "." + strconv.Itoa(n)
+	return LogName + "." + strconv.Itoa(n)
 }
 
-func (l *logFile) close() {
+func (l *LogFile) Close() {
 	if l != nil {
 		_ = l.file.Close() // likewise
 	}
 }
 
-// appendLogLine appends {"log":…,"stream":…,"time":…} as docker spells it.
-func appendLogLine(out, text []byte, stream int, stamp []byte) []byte {
+// AppendLogLine appends {"log":…,"stream":…,"time":…} as docker spells it.
+func AppendLogLine(out, text []byte, stream int, stamp []byte) []byte {
 	out = append(out, `{"log":"`...)
 	out = appendEscaped(out, text)
 	out = append(out, `","stream":"`...)

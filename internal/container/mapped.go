@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -26,7 +26,7 @@ func (s *supervisor) flush(init int) error {
 	if err != nil || len(files) == 0 {
 		return err
 	}
-	view := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName)
+	view := filepath.Join(s.place.ContainerDir(s.spec.ID), ViewName)
 	child, err := runner.StartSelf(runner.Self{Args: append([]string{"varve", "flush", view}, files...), Stderr: os.Stderr})
 	if err != nil {
 		return fmt.Errorf("write what is in mapped files: %w", err)

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -42,8 +42,8 @@ func (s *supervisor) openStreams(cfg *runner.Config) (f *streams, err error) {
 		}
 		f.source[stream], *end, f.theirs = r, w, append(f.theirs, w)
 	}
-	if fd, err := fileNumber(f.source[streamOut]); err == nil {
-		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, outflowSize) // who has many pipes gets small ones
+	if fd, err := FileNumber(f.source[StreamOut]); err == nil {
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, OutflowSize) // who has many pipes gets small ones
 	}
 	switch {
 	case s.passed != nil:
@@ -77,16 +77,16 @@ func (s *supervisor) openInput(cfg *runner.Config, f *streams) error {
 }
 
 func (f *streams) closeTheirs() {
-	closeAll(f.theirs)
+	CloseAll(f.theirs)
 	f.theirs = nil
 }
 
-func (f *streams) closeOurs() { closeAll([]*os.File{f.source[0], f.source[1], f.stdin}) }
+func (f *streams) closeOurs() { CloseAll([]*os.File{f.source[0], f.source[1], f.stdin}) }
 
 // flow begins to carry what the program writes. Preconditions: s.mu is held.
 func (f *streams) flow(s *supervisor, process *runner.Process) {
 	if console := process.Console(); console != nil {
-		f.source[streamOut], f.stdin = console, console
+		f.source[StreamOut], f.stdin = console, console
 	}
 	s.stdin = f.stdin
 	alive := func() bool {
@@ -104,9 +104,9 @@ func (f *streams) flow(s *supervisor, process *runner.Process) {
 	}
 }
 
-// lastWords is how long what a program has left in its pipes may take to come out.
+// LastWords is how long what a program has left in its pipes may take to come out.
 // Somebody outside of the container may hold the pipes, too.
-const lastWords = 10 * time.Millisecond
+const LastWords = 10 * time.Millisecond
 
 // settle waits until all that the program has written is where it belongs.
 // Preconditions: the program has ended.
@@ -115,7 +115,7 @@ func (f *streams) settle() {
 	go func() { f.flows.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(lastWords):
+	case <-time.After(LastWords):
 		for _, source := range f.source {
 			if source != nil {
 				_ = source.SetReadDeadline(time.Now()) // it may have come to its end
@@ -123,14 +123,14 @@ func (f *streams) settle() {
 		}
 		<-done
 	}
-	if f.stdin != nil && !f.kept && f.stdin != f.source[streamOut] {
+	if f.stdin != nil && !f.kept && f.stdin != f.source[StreamOut] {
 		_ = f.stdin.Close() // nobody reads it
 	}
 }
 
 // resize gives the terminal a size.
 func resize(console *os.File, columns, rows uint16) error {
-	fd, err := fileNumber(console)
+	fd, err := FileNumber(console)
 	if err == nil {
 		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
 	}

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -37,10 +37,10 @@ func dressRoot(upper string, lower unionfs.Lower) error {
 // mountPoints are made in the root of every container that has none of its own.
 var mountPoints = [...]string{"dev", "proc", "sys"}
 
-// tidyMountPoints removes those that the layers do not have and that nothing was
+// TidyMountPoints removes those that the layers do not have and that nothing was
 // put in, and what the container's own files of /etc were mounted on, so that they are
 // not taken for a change of the program's. The times of the directories stay.
-func tidyMountPoints(upper string, lowers []unionfs.Lower) error {
+func TidyMountPoints(upper string, lowers []unionfs.Lower) error {
 	root, err := at.OpenRoot(upper)
 	if err != nil {
 		return err
@@ -70,10 +70,10 @@ func tidyEtc(root int, lowers []unionfs.Lower) error {
 	}
 	defer func() { _ = unix.Close(dir) }() // read only
 	err = keepTimes(dir, func() error {
-		for _, name := range etcNames() {
+		for _, name := range EtcNames() {
 			var st unix.Stat_t
 			err := at.Stat(dir, name, &st)
-			if errors.Is(err, fs.ErrNotExist) || err == nil && (!isPlaceholder("etc/"+name, &st) || inLayers(lowers, "etc/"+name)) {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && (!IsPlaceholder("etc/"+name, &st) || inLayers(lowers, "etc/"+name)) {
 				continue
 			}
 			if err = errors.Join(err, at.Unlink(dir, name)); err != nil {

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"context"
@@ -26,9 +26,9 @@ type controlSocket struct {
 	dir      int // of the container
 }
 
-// socketPath is a short name of the socket in the directory behind dir: the whole
+// SocketPath is a short name of the socket in the directory behind dir: the whole
 // path may be longer than a socket's can be, unix(7).
-func socketPath(dir int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(dir), socketName) }
+func SocketPath(dir int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(dir), socketName) }
 
 // openDoor makes the socket, for its owner alone, and serves it.
 func (s *supervisor) openDoor() (*controlSocket, error) {
@@ -40,9 +40,9 @@ func (s *supervisor) openDoor() (*controlSocket, error) {
 		controlErr := c.Control(func(fd uintptr) { err = os.NewSyscallError("fchmod", unix.Fchmod(int(fd), 0o600)) })
 		return errors.Join(controlErr, err)
 	}}
-	listener, err := config.Listen(context.Background(), "unix", socketPath(s.dir))
+	listener, err := config.Listen(context.Background(), "unix", SocketPath(s.dir))
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", errnoIn(err))
+		return nil, fmt.Errorf("control socket: %w", ErrnoIn(err))
 	}
 	unixListener := listener.(*net.UnixListener)
 	unixListener.SetUnlinkOnClose(false)
@@ -78,7 +78,7 @@ func (d *controlSocket) serve(s *supervisor) {
 			_ = conn.Close() // the mode of the socket has said it
 			continue
 		}
-		go s.listen(s.newGuest(&wire{conn: conn}))
+		go s.listen(s.newGuest(&Wire{conn: conn}))
 	}
 }
 
@@ -96,7 +96,7 @@ func sameUser(conn *net.UnixConn) bool {
 
 // A guest is the other end of a connection to a verb.
 type guest struct {
-	wire       *wire
+	wire       *Wire
 	taps       [2]*tap // where it hears the program, by stream
 	stdin      bool    // it may write to the program
 	holds      bool    // it has the programs stand still
@@ -120,7 +120,7 @@ func (g *guest) keepTerminal(f *os.File) {
 }
 
 func terminalSettings(f *os.File) (*unix.Termios, error) {
-	fd, err := fileNumber(f)
+	fd, err := FileNumber(f)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func terminalSettings(f *os.File) (*unix.Termios, error) {
 func (g *guest) forgetTerminal() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	closeAll([]*os.File{g.terminal})
+	CloseAll([]*os.File{g.terminal})
 	g.terminal = nil
 }
 
@@ -143,7 +143,7 @@ func (g *guest) restoreTerminal() {
 	if g.terminal == nil {
 		return
 	}
-	if fd, err := fileNumber(g.terminal); err == nil {
+	if fd, err := FileNumber(g.terminal); err == nil {
 		_ = unix.IoctlSetTermios(fd, unix.TCSETS, g.settings) // it may be gone, too
 	}
 	_ = g.terminal.Close() // nothing was written
@@ -151,7 +151,7 @@ func (g *guest) restoreTerminal() {
 }
 
 // unwrap takes the terminal out of the descriptors of a request.
-func (g *guest) unwrap(r request, files []*os.File) []*os.File {
+func (g *guest) unwrap(r Request, files []*os.File) []*os.File {
 	if !r.Restore || len(files) == 0 {
 		return files
 	}
@@ -159,37 +159,37 @@ func (g *guest) unwrap(r request, files []*os.File) []*os.File {
 	return files[:len(files)-1]
 }
 
-func (s *supervisor) newGuest(w *wire) *guest { return &guest{wire: w} }
+func (s *supervisor) newGuest(w *Wire) *guest { return &guest{wire: w} }
 
 // listen does what a guest asks, until it hangs up.
 func (s *supervisor) listen(g *guest) {
 	defer s.dismiss(g)
 	for {
-		r, files, err := g.wire.receiveRequest()
+		r, files, err := g.wire.ReceiveRequest()
 		if err != nil {
 			return
 		}
-		if r.Do == doBye {
+		if r.Do == DoBye {
 			g.forgetTerminal()
 			return
 		}
 		if err := s.answer(g, r, g.unwrap(r, files)); err != nil {
-			_ = g.wire.send(reply{Event: eventFailed, Error: err.Error(), Stage: codeFailed}) // it may be gone
+			_ = g.wire.Send(Reply{Event: EventFailed, Error: err.Error(), Stage: CodeFailed}) // it may be gone
 		}
 	}
 }
 
 // answer does one thing that a guest asks.
-func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
+func (s *supervisor) answer(g *guest, r Request, files []*os.File) error {
 	switch r.Do {
-	case doAttach:
+	case DoAttach:
 		if err := s.admit(g, r.Attach, files); err != nil {
 			return err
 		}
 		s.welcome(g)
 		s.note("attach", nil)
 		return nil
-	case doSignal:
+	case DoSignal:
 		if r.Signal != unix.SIGWINCH { // which docker has other ways for
 			s.note("kill", map[string]string{"signal": strconv.Itoa(int(r.Signal))})
 		}
@@ -202,35 +202,35 @@ func (s *supervisor) answer(g *guest, r request, files []*os.File) error {
 		if !r.Ack {
 			return nil
 		}
-		return g.wire.send(reply{Event: eventDone})
-	case doStop:
+		return g.wire.Send(Reply{Event: EventDone})
+	case DoStop:
 		s.tellTheEnd(g)
 		s.markStopped()
 		s.stop(*r.Stop)
 		return nil
-	case doWait:
+	case DoWait:
 		s.tellTheEnd(g)
 		return nil
-	case doExec:
+	case DoExec:
 		go s.exec(g, r.Exec, files)
 		return nil
-	case doCopy:
+	case DoCopy:
 		go s.courier(g, files)
 		return nil
-	case doHold:
+	case DoHold:
 		return s.hold(g)
-	case doRelease:
+	case DoRelease:
 		s.release(g)
-		return g.wire.send(reply{Event: eventDone})
+		return g.wire.Send(Reply{Event: EventDone})
 	}
-	closeAll(files)
+	CloseAll(files)
 	return fmt.Errorf("%q is nothing that this varve knows: is the container of a newer one?", r.Do)
 }
 
 // admit connects the streams that a guest wants to hear. a may be nil: none.
-func (s *supervisor) admit(g *guest, a *attachment, files []*os.File) error {
+func (s *supervisor) admit(g *guest, a *Attachment, files []*os.File) error {
 	if a == nil {
-		closeAll(files)
+		CloseAll(files)
 		return nil
 	}
 	g.stdin, g.foreground = a.Stdin, a.Foreground
@@ -242,12 +242,12 @@ func (s *supervisor) admit(g *guest, a *attachment, files []*os.File) error {
 	}
 	for i, stream := range a.Streams {
 		if i >= len(files) || stream < 0 || stream >= len(s.out) || g.taps[stream] != nil {
-			closeAll(files[min(i, len(files)):])
+			CloseAll(files[min(i, len(files)):])
 			return errors.New("attach: the streams and the descriptors do not fit")
 		}
 		t, err := newTap(files[i], func() bool { return s.abandoned(g) })
 		if err != nil {
-			closeAll(files[i:])
+			CloseAll(files[i:])
 			return err
 		}
 		g.taps[stream] = t
@@ -289,10 +289,10 @@ func (s *supervisor) welcome(g *guest) {
 // welcomeLocked is welcome without the promise to tell the end. Preconditions: s.mu is held.
 func (s *supervisor) welcomeLocked(g *guest) {
 	if !g.stdin || s.stdin == nil {
-		_ = g.wire.send(reply{Event: eventStarted}) // it may be gone
+		_ = g.wire.Send(Reply{Event: EventStarted}) // it may be gone
 		return
 	}
-	_ = g.wire.send(reply{Event: eventStarted, Files: 1}, s.stdin) // likewise
+	_ = g.wire.Send(Reply{Event: EventStarted, Files: 1}, s.stdin) // likewise
 	if s.spec.StdinOnce && !s.spec.Terminal {
 		_ = s.stdin.Close() // a pipe
 		s.stdin, s.inlet = nil, nil
@@ -324,7 +324,7 @@ func (s *supervisor) dismiss(g *guest) {
 	}
 	g.restoreTerminal()
 	s.release(g)
-	g.wire.close()
+	g.wire.Close()
 }
 
 // tellTheEnd promises a guest the exit code.
@@ -332,11 +332,11 @@ func (s *supervisor) tellTheEnd(g *guest) {
 	s.owed.Go(func() {
 		<-s.ended
 		g.forgetTerminal()
-		r := reply{Event: eventEnded, Code: s.ending.code}
-		if s.ending.err != nil {
-			r.Error = s.ending.err.Error()
+		r := Reply{Event: EventEnded, Code: s.ending.Code}
+		if s.ending.Err != nil {
+			r.Error = s.ending.Err.Error()
 		}
-		_ = g.wire.send(r) // it may be gone
+		_ = g.wire.Send(r) // it may be gone
 	})
 }
 
@@ -362,7 +362,7 @@ func (s *supervisor) thaw() {
 	state := s.state
 	s.mu.Unlock()
 	if state.Paused() {
-		_ = state.thaw() // it may have ended
+		_ = state.Thaw() // it may have ended
 	}
 }
 

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ import (
 // brings one), so whoever does not read can be left at any moment.
 type outflow struct {
 	stream int
-	log    *logFile // nil: none is kept
+	log    *LogFile // nil: none is kept
 
 	mu   sync.Mutex // guards taps
 	taps []*tap
@@ -45,11 +45,11 @@ func newTap(pipe *os.File, broken func() bool) (*tap, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	fd, err := fileNumber(pipe)
+	fd, err := FileNumber(pipe)
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(stop))
 	}
-	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, outflowSize) // faster, where it may be
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, OutflowSize) // faster, where it may be
 	return &tap{pipe: pipe, fd: fd, stop: stop, broken: broken}, nil
 }
 
@@ -59,7 +59,7 @@ func (t *tap) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	closeAll([]*os.File{t.pipe})
+	CloseAll([]*os.File{t.pipe})
 	_ = unix.Close(t.stop) // an eventfd
 }
 
@@ -139,22 +139,22 @@ func (o *outflow) current() []*tap {
 	return o.taps
 }
 
-// closeAll removes every tap: whoever reads there sees the end.
+// CloseAll removes every tap: whoever reads there sees the end.
 func (o *outflow) closeAll() {
 	for _, t := range o.current() {
 		o.remove(t)
 	}
 }
 
-// outflowSize is the buffer of an outflow, and the size of the program's pipe: what
+// OutflowSize is the buffer of an outflow, and the size of the program's pipe: what
 // the kernel lets everybody have. Measured: docs/design.md.
-const outflowSize = 1 << 20
+const OutflowSize = 1 << 20
 
 // pump carries what comes from source until its end, and closes source. Where there
 // is one reader and no log the bytes go from pipe to pipe inside the kernel.
 func (o *outflow) pump(source *os.File, terminal bool, alive func() bool) {
 	defer func() { _ = source.Close() }() // only read
-	defer func() { o.log.finish(o.stream, time.Now()) }()
+	defer func() { o.log.Finish(o.stream, time.Now()) }()
 	var buf []byte
 	for {
 		taps := o.current()
@@ -184,7 +184,7 @@ func (o *outflow) pump(source *os.File, terminal bool, alive func() bool) {
 // drain carries what is in the pipe of a program that has ended. Somebody else may
 // hold the pipe, so its end is not waited for.
 func (o *outflow) drain(source *os.File) {
-	fd, err := fileNumber(source)
+	fd, err := FileNumber(source)
 	if err != nil {
 		return
 	}
@@ -212,7 +212,7 @@ func (o *outflow) copy(source *os.File, buf []byte) error {
 }
 
 func (o *outflow) give(text []byte) error {
-	o.log.write(o.stream, text, time.Now())
+	o.log.Write(o.stream, text, time.Now())
 	for _, t := range o.current() {
 		if err := o.settle(t, t.write(text)); err != nil {
 			return err
@@ -248,14 +248,14 @@ func (o *outflow) move(source *os.File, t *tap) error {
 				return true
 			}
 			spliced = t.use(func(to int) (err error) {
-				n, err = unix.Splice(int(fd), nil, to, nil, outflowSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+				n, err = unix.Splice(int(fd), nil, to, nil, OutflowSize, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 				return err
 			})
 			if spliced == unix.EINTR {
 				continue
 			}
 			// EAGAIN is of the source, which is waited for here, or of the tap.
-			return spliced != unix.EAGAIN || polled(int(fd))
+			return spliced != unix.EAGAIN || Polled(int(fd))
 		}
 	})
 	switch {
@@ -271,8 +271,8 @@ func (o *outflow) move(source *os.File, t *tap) error {
 	return nil
 }
 
-// polled tells whether there is something to read at this moment.
-func polled(fd int) bool {
+// Polled tells whether there is something to read at this moment.
+func Polled(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -65,7 +65,7 @@ func mountKernel(mountpoint string, opt unionfs.Options, cause error) (view, err
 		return nil, fail(errors.New("it can not show owners as those of another user namespace: leave out --userns"))
 	}
 	text, files, err := overlayOptions(&opt)
-	defer closeAll(files)
+	defer CloseAll(files)
 	if err != nil {
 		return nil, fail(err)
 	}

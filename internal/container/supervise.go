@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"errors"
@@ -22,24 +22,24 @@ import (
 
 // The exit codes of a container that has no exit code of its own, docker's.
 const (
-	codeFailed        = 125 // varve failed
-	codeNotExecutable = 126
+	CodeFailed        = 125 // varve failed
+	CodeNotExecutable = 126
 	codeNotFound      = 127
 )
 
 // A supervisor is the process of one container, from its view to its end.
 type supervisor struct {
-	engine    *Engine
+	place     Place
 	stage     *os.File // nil: this program itself is the stage
 	spec      Spec
 	dir       int // of the container
 	signals   chan os.Signal
-	chain     chain
+	chain     Chain
 	server    view
 	unindexed bool             // the chain has no index
 	pretence  *runner.Pretence // nil unless there is a single id
 	missing   []string         // controllers that can not limit the container
-	log       *logFile
+	log       *LogFile
 	out       [2]*outflow // by stream
 	door      *controlSocket
 	awaits    bool          // the word that the container is recorded
@@ -49,7 +49,7 @@ type supervisor struct {
 	mounted chan struct{} // closed when the view is there
 
 	ended  chan struct{} // closed when the container is at its end, and ending final
-	ending ending
+	ending Ending
 	owed   sync.WaitGroup // of those who are to be told
 
 	holding sync.Mutex // guards the two below, and is held while the programs are stopped or let go
@@ -80,25 +80,25 @@ type supervisor struct {
 // nil, is why there is none. Who started it is told by its connection, the
 // descriptor 3: the first request says that the container is recorded, the end of the
 // connection that there will be none.
-func (e *Engine) Supervise(id string) (code int, err error) {
+func Supervise(root, id string, program *os.File) (code int, err error) {
 	s := &supervisor{
-		engine: e, signals: make(chan os.Signal, 32), mounted: make(chan struct{}), ended: make(chan struct{}), sessions: map[*guest]bool{}, halt: make(chan struct{}),
+		place: Place{Dir: layout.At(root, nil), program: program}, signals: make(chan os.Signal, 32), mounted: make(chan struct{}), ended: make(chan struct{}), sessions: map[*guest]bool{}, halt: make(chan struct{}),
 	}
 	signal.Notify(s.signals, ForwardedSignals()...)
-	w, err := newWire(os.NewFile(controlFD, "control"))
+	w, err := NewWire(os.NewFile(ControlFD, "control"))
 	if err != nil {
-		return codeFailed, err
+		return CodeFailed, err
 	}
-	s.stage, _ = stage.Open(e.store.StageDir()) // there is nothing else to do now; without it a start is slower
-	first, files, err := w.receiveRequest()
+	s.stage, _ = stage.Open(s.place.StageDir()) // there is nothing else to do now; without it a start is slower
+	first, files, err := w.ReceiveRequest()
 	if errors.Is(err, io.EOF) { // who started this process says why
-		return codeFailed, nil
+		return CodeFailed, nil
 	}
-	if err == nil && first.Do != doBegin {
-		err = fmt.Errorf("control connection: %q before %q", first.Do, doBegin)
+	if err == nil && first.Do != DoBegin {
+		err = fmt.Errorf("control connection: %q before %q", first.Do, DoBegin)
 	}
 	if err != nil {
-		return codeFailed, err
+		return CodeFailed, err
 	}
 	starter := s.newGuest(w)
 	s.awaits = first.Await
@@ -115,7 +115,7 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 	}
 	err = errors.Join(err, s.end(code, err))
 	if errors.Is(err, errUnrecorded) {
-		return codeFailed, nil
+		return CodeFailed, nil
 	}
 	s.farewell(starter, code, err)
 	return code, errors.Join(err, s.trash.Discard()) // nobody waits for that
@@ -123,30 +123,30 @@ func (e *Engine) Supervise(id string) (code int, err error) {
 
 // begin leaves what is the starter's, reads what is to be done, and opens the door.
 func (s *supervisor) begin(id string) (err error) {
-	if s.spec, err = s.engine.readSpec(id); err != nil {
+	if s.spec, err = s.place.ReadSpec(id); err != nil {
 		return err
 	}
-	for _, step := range []func(*Sandbox) error{s.engine.checkDonors, s.engine.followDonors, s.engine.mapOwnID} {
+	for _, step := range []func(*Sandbox) error{s.place.CheckDonors, s.place.followDonors, s.place.MapOwnID} {
 		if err = step(&s.spec.Sandbox); err != nil {
 			return err
 		}
 	}
-	if s.dir, err = at.OpenDir(at.CWD, s.engine.store.ContainerDir(id)); err != nil {
+	if s.dir, err = at.OpenDir(at.CWD, s.place.ContainerDir(id)); err != nil {
 		return err
 	}
-	if s.state, err = s.engine.readState(id); err != nil {
+	if s.state, err = s.place.ReadState(id); err != nil {
 		return err
 	}
 	s.state.Stopped = false
 	s.state.Error, s.state.Restarts, s.state.Group = "", 0, s.planGroup()
-	if err = s.engine.writeState(id, s.state); err != nil {
+	if err = s.place.WriteState(id, s.state); err != nil {
 		return err
 	}
 	if err = s.leaveStarter(); err != nil {
 		return err
 	}
-	if s.spec.Log.Driver != logNone {
-		if s.log, err = openLog(s.dir, s.spec.Log); err != nil {
+	if s.spec.Log.Driver != LogNone {
+		if s.log, err = OpenLog(s.dir, s.spec.Log); err != nil {
 			return err
 		}
 	}
@@ -181,16 +181,16 @@ func exitCodeOf(err error) int {
 	case errors.Is(err, runner.ErrNotFound):
 		return codeNotFound
 	case errors.Is(err, runner.ErrNotExecutable):
-		return codeNotExecutable
+		return CodeNotExecutable
 	}
-	return codeFailed
+	return CodeFailed
 }
 
 // live mounts the view and runs the program in it, again and again if that is its
 // policy.
 func (s *supervisor) live(starter *guest) (int, error) {
 	err := s.mount(func(text string) {
-		_ = starter.wire.send(reply{Event: eventWarning, Error: text}) // it may be gone
+		_ = starter.wire.Send(Reply{Event: EventWarning, Error: text}) // it may be gone
 	})
 	if recordErr := s.awaitRecord(starter); err == nil {
 		err = recordErr
@@ -209,9 +209,9 @@ func (s *supervisor) live(starter *guest) (int, error) {
 			return 0, err
 		}
 		if starter != nil {
-			tuneForServing()
+			TuneForServing()
 			if s.unindexed {
-				s.engine.indexInBackground(s.spec.Layers)
+				s.place.indexInBackground(s.spec.Layers)
 			}
 			go s.relay()
 			s.welcome(starter)
@@ -224,7 +224,7 @@ func (s *supervisor) live(starter *guest) (int, error) {
 		code, err := s.process.Wait()
 		streams.settle()
 		s.noteDeath(code, time.Since(began))
-		if err != nil || !s.spec.Restart.again(code, s.restarts()) {
+		if err != nil || !s.spec.Restart.Again(code, s.restarts()) {
 			return code, err
 		}
 		if time.Since(began) >= longRun {
@@ -244,11 +244,11 @@ var errUnrecorded = errors.New("it was not recorded")
 // Signals may come before.
 func (s *supervisor) awaitRecord(starter *guest) error {
 	for s.awaits {
-		r, files, err := starter.wire.receiveRequest()
+		r, files, err := starter.wire.ReceiveRequest()
 		if err != nil {
 			return errUnrecorded // who started this process says why
 		}
-		if r.Do == doRecorded {
+		if r.Do == DoRecorded {
 			s.awaits = false
 			return nil
 		}
@@ -303,7 +303,7 @@ func (s *supervisor) rest(code int, pause time.Duration) bool {
 
 // note notes what has happened to the container; attributes may be nil.
 func (s *supervisor) note(action string, attributes map[string]string) {
-	s.engine.noteContainer(s.spec.ID, action, attributes)
+	s.place.NoteContainer(s.spec.ID, action, attributes)
 }
 
 // noteDeath notes that the program has ended, and whether the kernel has killed a process
@@ -319,7 +319,7 @@ func (s *supervisor) noteDeath(code int, lived time.Duration) {
 // written, as on a full disk, what is there stays: the program matters more.
 // Preconditions: s.mu is held.
 func (s *supervisor) keepStateLocked() {
-	if err := s.engine.writeState(s.spec.ID, s.state); err != nil {
+	if err := s.place.WriteState(s.spec.ID, s.state); err != nil {
 		fmt.Fprintln(os.Stderr, "varve:", err)
 	}
 }
@@ -327,40 +327,40 @@ func (s *supervisor) keepStateLocked() {
 // mount makes the view in this process's own mount namespace. warn is told what it has to
 // do without, before that takes its time.
 func (s *supervisor) mount(warn func(text string)) error {
-	chain, err := s.engine.chain(s.spec.Layers)
+	chain, err := s.place.Chain(s.spec.Layers)
 	if err != nil {
 		return err
 	}
-	shown, err := idsOf(s.spec)
+	shown, err := IDsOf(s.spec)
 	if err != nil {
 		return err
 	}
-	if err := s.engine.settleCopy(s.spec.ID); err != nil {
+	if err := s.place.settleCopy(s.spec.ID); err != nil {
 		return err
 	}
-	dir := s.engine.store.ContainerDir(s.spec.ID)
-	if err := dressRoot(filepath.Join(dir, upperName), chain.lowers[0]); err != nil {
+	dir := s.place.ContainerDir(s.spec.ID)
+	if err := dressRoot(filepath.Join(dir, UpperName), chain.Lowers[0]); err != nil {
 		return fmt.Errorf("prepare the root directory: %w", err)
 	}
 	s.chain = chain
 	unix.Umask(0) // the modes of new files are the program's, and come with its umask
 	view := unionfs.Options{
-		Upper: filepath.Join(dir, upperName), Work: filepath.Join(dir, workName),
-		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.overflow,
+		Upper: filepath.Join(dir, UpperName), Work: filepath.Join(dir, WorkName),
+		AllowOther: true, Suid: true, Dev: true, OverflowRoot: shown.Overflow,
 		NoRedirect: true, NoMetacopy: true, // an image layer can hold neither
 		UIDs: viewIDs(s.spec.Sandbox.UIDs), GIDs: viewIDs(s.spec.Sandbox.GIDs),
 	}
-	if shown.single {
-		if err := dressSingle(view.Upper, chain.lowers[0]); err != nil {
+	if shown.Single {
+		if err := dressSingle(view.Upper, chain.Lowers[0]); err != nil {
 			return fmt.Errorf("prepare the root directory: %w", err)
 		}
 		keepOwners(&view)
 		if len(view.UIDs) == 0 { // else there is no root to be pretended
-			s.pretence = runner.NewPretence(filepath.Join(dir, viewName), s.stage)
+			s.pretence = runner.NewPretence(filepath.Join(dir, ViewName), s.stage)
 			view.Creator, view.Tell = s.pretence.Owner, s.pretence.Tell
 		}
 	}
-	s.server, s.unindexed, err = s.engine.mountChain(filepath.Join(dir, viewName), chain, view)
+	s.server, s.unindexed, err = s.place.mountChain(filepath.Join(dir, ViewName), chain, view)
 	var none *noViewError
 	if errors.As(err, &none) {
 		s.server, err = s.mountCopy(none, warn)
@@ -381,7 +381,7 @@ func (s *supervisor) start() (*streams, error) {
 	if err = s.dressEtc(&cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Shared, err = s.engine.openDonors(&s.spec.Sandbox); err != nil {
+	if cfg.Shared, err = s.place.openDonors(&s.spec.Sandbox); err != nil {
 		return nil, err
 	}
 	defer closeShared(cfg.Shared)
@@ -404,7 +404,7 @@ func (s *supervisor) start() (*streams, error) {
 	if s.spec.hasHealth() {
 		s.state.Health = healthStarting
 	}
-	if err = s.engine.writeState(s.spec.ID, s.state); err != nil { // without it nobody could stop or see it
+	if err = s.place.WriteState(s.spec.ID, s.state); err != nil { // without it nobody could stop or see it
 		_ = process.Signal(unix.SIGKILL) // it may have ended already
 		_, waitErr := process.Wait()
 		f.closeOurs()
@@ -430,7 +430,7 @@ func (s *supervisor) config() (runner.Config, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return runner.Config{
-		Root: filepath.Join(s.engine.store.ContainerDir(s.spec.ID), viewName),
+		Root: filepath.Join(s.place.ContainerDir(s.spec.ID), ViewName),
 		Args: s.spec.Args, Env: s.spec.Env, Cwd: s.spec.Cwd, Hostname: s.spec.Hostname, Mounts: s.spec.Mounts,
 		Terminal: s.spec.Terminal, Columns: s.columns, Rows: s.rows,
 		Rootless: ns != nil, Single: ns != nil && ns.Single, Stage: s.stage, Pretence: s.pretence,
@@ -469,20 +469,20 @@ func (s *supervisor) end(code int, failure error) error {
 	default:
 		errs = append(errs, s.server.Unmount())
 	}
-	s.log.close()
+	s.log.Close()
 	errs = append(errs, s.removeGroup())
 	if s.awaits { // the directory is no container's
 		return errors.Join(errs...)
 	}
 	if s.spec.Remove {
 		var err error
-		s.trash, err = s.engine.store.TrashContainer(s.spec.ID)
+		s.trash, err = s.place.TrashContainer(s.spec.ID)
 		s.note("destroy", nil)
 		return errors.Join(append(errs, err)...)
 	}
 	if s.server != nil {
-		upper := filepath.Join(s.engine.store.ContainerDir(s.spec.ID), upperName)
-		errs = append(errs, tidyMountPoints(upper, s.chain.lowers))
+		upper := filepath.Join(s.place.ContainerDir(s.spec.ID), UpperName)
+		errs = append(errs, TidyMountPoints(upper, s.chain.Lowers))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -497,11 +497,11 @@ func (s *supervisor) end(code int, failure error) error {
 	if failure != nil {
 		s.state.Error = failure.Error()
 	}
-	return errors.Join(append(errs, s.engine.writeState(s.spec.ID, s.state))...)
+	return errors.Join(append(errs, s.place.WriteState(s.spec.ID, s.state))...)
 }
 
-// controlFD is the supervisor's end of the connection to the one who started it.
-const controlFD = 3
+// ControlFD is the supervisor's end of the connection to the one who started it.
+const ControlFD = 3
 
 // farewellPatience is how long those who are to be told of the end may take.
 const farewellPatience = 2 * time.Second
@@ -513,10 +513,10 @@ func (s *supervisor) farewell(starter *guest, code int, err error) {
 			o.closeAll()
 		}
 	}
-	s.ending = ending{code, err}
+	s.ending = Ending{code, err}
 	close(s.ended)
 	if s.process == nil && err != nil { // the program never ran
-		_ = starter.wire.send(reply{Event: eventFailed, Stage: code, Error: err.Error()}) // it may not listen
+		_ = starter.wire.Send(Reply{Event: EventFailed, Stage: code, Error: err.Error()}) // it may not listen
 	}
 	told := make(chan struct{})
 	go func() { s.owed.Wait(); close(told) }()

@@ -1,4 +1,4 @@
-package engine
+package container
 
 import (
 	"bytes"
@@ -28,8 +28,8 @@ const (
 	Restarting Status = "restarting"
 )
 
-// killed is the exit code of a container whose supervisor ended without a word.
-const killed = 128 + int(unix.SIGKILL)
+// Killed is the exit code of a container whose supervisor ended without a word.
+const Killed = 128 + int(unix.SIGKILL)
 
 // Proc names one process and never a later one with the same number.
 type Proc struct {
@@ -37,8 +37,8 @@ type Proc struct {
 	Start uint64 `json:"start"` // clock ticks since boot
 }
 
-// alive tells whether the process is still there.
-func (p Proc) alive() bool {
+// Alive tells whether the process is still there.
+func (p Proc) Alive() bool {
 	if p.Pid == 0 {
 		return false
 	}
@@ -46,9 +46,9 @@ func (p Proc) alive() bool {
 	return err == nil && start == p.Start && !zombie(p.Pid)
 }
 
-// kill ends the process if it is still the one.
-func (p Proc) kill() error {
-	if !p.alive() {
+// Kill ends the process if it is still the one.
+func (p Proc) Kill() error {
+	if !p.Alive() {
 		return nil
 	}
 	if err := unix.Kill(p.Pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
@@ -85,7 +85,7 @@ type State struct {
 	Health     string    `json:"health,omitempty"`   // starting, healthy or unhealthy; "" if nobody checks
 	// Stopped: a verb has asked it to end, and nobody has started it since.
 	Stopped bool `json:"stopped,omitempty"`
-	// Etc says when the files of etcNames were made: one with another time was changed
+	// Etc says when the files of EtcNames were made: one with another time was changed
 	// by the program.
 	Etc map[string]int64 `json:"etc,omitempty"`
 
@@ -107,8 +107,8 @@ func (s State) Word() string {
 	return string(s.Status)
 }
 
-// bootID names this run of the kernel, "" where it can not be told.
-func bootID() string {
+// BootID names this run of the kernel, "" where it can not be told.
+func BootID() string {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
@@ -116,11 +116,11 @@ func bootID() string {
 	return string(bytes.TrimSpace(raw))
 }
 
-// readState returns how the container id fares now: a container whose supervisor
+// ReadState returns how the container id fares now: a container whose supervisor
 // has gone is not running, whatever it wrote last.
-func (e *Engine) readState(id string) (State, error) {
+func (p Place) ReadState(id string) (State, error) {
 	s := State{Status: Created}
-	raw, err := os.ReadFile(filepath.Join(e.store.ContainerDir(id), stateName))
+	raw, err := os.ReadFile(filepath.Join(p.ContainerDir(id), StateName))
 	if errors.Is(err, fs.ErrNotExist) { // the supervisor has not begun
 		return s, nil
 	}
@@ -128,46 +128,46 @@ func (e *Engine) readState(id string) (State, error) {
 		return s, fmt.Errorf("read the container's state: %w", err)
 	}
 	if json.Unmarshal(raw, &s) != nil { // torn by a power failure, which ended it, too
-		return State{Status: Exited, ExitCode: killed}, nil
+		return State{Status: Exited, ExitCode: Killed}, nil
 	}
-	if s.Boot != bootID() { // what has such a number now is something else
+	if s.Boot != BootID() { // what has such a number now is something else
 		s.Supervisor, s.Init = Proc{}, Proc{}
 	}
-	if s.Up() && !s.Supervisor.alive() {
-		s.Status, s.ExitCode = Exited, killed
+	if s.Up() && !s.Supervisor.Alive() {
+		s.Status, s.ExitCode = Exited, Killed
 		if s.Health != "" {
 			s.Health = healthUnhealthy
 		}
 	}
-	if !s.Group.IsZero() && !s.Supervisor.alive() {
-		s.sweepGroup()
+	if !s.Group.IsZero() && !s.Supervisor.Alive() {
+		s.SweepGroup()
 	}
 	return s, nil
 }
 
-// busy tells whether somebody is at work on the container: its supervisor, or a
+// Busy tells whether somebody is at work on the container: its supervisor, or a
 // process 1 that outlived it.
-func (s State) busy() bool { return s.Supervisor.alive() || s.Init.alive() }
+func (s State) Busy() bool { return s.Supervisor.Alive() || s.Init.Alive() }
 
-// writeState puts the state in place whole or not at all. It is not synced: after
+// WriteState puts the state in place whole or not at all. It is not synced: after
 // a power failure no container runs, whatever is written here.
-func (e *Engine) writeState(id string, s State) error {
-	return writeState(e.store.ContainerDir(id), s)
+func (p Place) WriteState(id string, s State) error {
+	return WriteState(p.ContainerDir(id), s)
 }
 
-// writeState is Engine.writeState for a container in the directory dir.
-func writeState(dir string, s State) error {
-	s.Boot = bootID()
+// WriteState is Engine.WriteState for a container in the directory dir.
+func WriteState(dir string, s State) error {
+	s.Boot = BootID()
 	raw, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("write the container's state: %w", err)
 	}
-	name := filepath.Join(dir, stateName)
+	name := filepath.Join(dir, StateName)
 	if err = os.WriteFile(name+".new", raw, 0o600); err == nil {
 		err = os.Rename(name+".new", name)
 	}
 	if errors.Is(err, unix.ENOSPC) {
-		err = overwrite(name, raw)
+		err = Overwrite(name, raw)
 	}
 	if err != nil {
 		return fmt.Errorf("write the container's state: %w", err)
@@ -175,9 +175,9 @@ func writeState(dir string, s State) error {
 	return nil
 }
 
-// overwrite writes raw over a small file that is there, in one call and without
+// Overwrite writes raw over a small file that is there, in one call and without
 // new space; blanks fill what is left of the old, which JSON allows.
-func overwrite(name string, raw []byte) error {
+func Overwrite(name string, raw []byte) error {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return err
