@@ -7,12 +7,11 @@ import (
 	"os"
 	"os/signal"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/engine"
 )
 

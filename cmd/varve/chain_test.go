@@ -14,11 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 )
 

@@ -8,10 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/engine"
 	"github.com/varvefs/varve/layerdb"
 )

@@ -5,10 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/stretchr/testify/require"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 )
 

@@ -8,11 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/engine"
 )
 

@@ -15,12 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 )
 

@@ -8,11 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/engine"
 )
 

@@ -3,10 +3,9 @@ package main
 import (
 	"fmt"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/spf13/cobra"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/engine"
 )
 

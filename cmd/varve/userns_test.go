@@ -12,11 +12,10 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/varvefs/varve/internal/container"
-
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/testenv"
 )
 

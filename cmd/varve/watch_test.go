@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/testenv"
 )
@@ -42,10 +43,16 @@ func TestWatchStays(t *testing.T) {
 		small, err := os.Stat(h.stageFile(t))
 		require.NoError(t, err)
 		require.True(t, os.SameFile(exe, small), "the watch is the small program")
+		own, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", supervisor))
+		require.NoError(t, err)
+		require.Equal(t, filepath.Join(h.root, "stage/supervisor"), filepath.Dir(own))
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", supervisor))
+		require.NoError(t, err)
+		require.Equal(t, "varve\n", string(comm), "what ps shows")
 		for _, pid := range []string{watch, fmt.Sprint(supervisor)} {
 			require.NotContains(t, descriptors(t, pid), given.Name())
 		}
-		require.Less(t, resident(t, fmt.Sprint(supervisor)), 25<<10, "KiB of the supervisor")
+		require.Less(t, resident(t, fmt.Sprint(supervisor)), 15<<10, "KiB of the supervisor")
 		require.Less(t, resident(t, watch), 5<<10, "KiB of the watch")
 		door, err := os.Lstat(filepath.Join(filepath.Dir(h.stateFile(t)), "control.sock"))
 		require.NoError(t, err)
@@ -53,10 +60,30 @@ func TestWatchStays(t *testing.T) {
 	})
 }
 
+// TestStoreWithoutExecution: where no program of the store can be executed varve itself is
+// the supervisor, and the stage is in memory.
+func TestStoreWithoutExecution(t *testing.T) {
+	testenv.Root(t)
+	testenv.FUSE(t)
+	testenv.CheckLeaks(t)
+	dir := filepath.Join(testenv.Dir(t), "noexec")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	h := &home{bin: testenv.Varve(t), root: filepath.Join(dir, "store")}
+	h.ok(t, "import", testenv.Busybox(t).Tar, "small:1")
+	id := strings.TrimSpace(h.ok(t, "run", "-d", "small:1", "sleep", "1000"))
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", h.state(t).Supervisor.Pid))
+	require.NoError(t, err)
+	require.Equal(t, h.bin, own)
+	require.Equal(t, "inside\n", h.ok(t, "exec", id, "echo", "inside"))
+	h.ok(t, "rm", "-f", id)
+}
+
 // stageFile is the program that the containers of a store begin with.
 func (h *home) stageFile(t *testing.T) string {
 	t.Helper()
-	list, err := filepath.Glob(filepath.Join(h.root, "stage/*"))
+	list, err := filepath.Glob(filepath.Join(h.root, "stage/[0-9a-f]*"))
 	require.NoError(t, err)
 	require.Len(t, list, 1)
 	return list[0]
@@ -67,14 +94,14 @@ func (h *home) stageFile(t *testing.T) string {
 // ended.
 func TestStageCanNotBeOverwritten(t *testing.T) {
 	const attack = `while [ ! -e /said ]; do for p in /proc/[0-9]*; do
-		case "$(tr '\0' ' ' < $p/cmdline)" in /proc/self/exe*) exec 9< $p/exe && sleep 0.5 && { echo owned > /proc/self/fd/9; } 2> /said.new; mv /said.new /said;; esac
+		case "$(tr '\0' ' ' < $p/cmdline)" in /proc/self/exe*) (exec 9< $p/exe && sleep 0.5 && { echo owned > /proc/self/fd/9; } 2> /said.new; mv /said.new /said);; esac
 		done 2>/dev/null; done; sleep 1000`
 	eachUser(t, func(t *testing.T, h *home) {
 		h.ok(t, "run", "-d", "--name", "evil", "small:1", "sh", "-c", attack)
 		said := ""
 		testenv.Eventually(t, "the attack", func() bool {
-			_, code := h.run(t, "exec", "evil", "/proc/self/exe")
-			require.Equal(t, 125, code, "it is no program for people")
+			told, code := h.run(t, "exec", "evil", "/proc/self/exe")
+			require.Equal(t, 125, code, "it is no program for people: %s", told)
 			said, code = h.run(t, "exec", "evil", "cat", "/said")
 			return code == 0
 		})
