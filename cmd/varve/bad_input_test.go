@@ -55,7 +55,7 @@ func TestReadOnlyStore(t *testing.T) {
 	disk := filepath.Join(testenv.Dir(t), "disk")
 	require.NoError(t, os.Mkdir(disk, 0o700))
 	require.NoError(t, unix.Mount("varve-test", disk, "tmpfs", 0, "size=64m"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) })
+	t.Cleanup(func() { testenv.Unmount(t, disk) })
 	s := newShop(t, filepath.Join(disk, "store"))
 	lists := [][]string{{"images", "--format", "{{.Repository}} {{.ID}} {{.Size}}"}, {"history", "--format", "{{.ID}} {{.Size}}", "base:1"}, {"inspect", "base:1"}, {"ps", "-a", "--format", "{{.Names}}"}}
 	var before []string
@@ -84,7 +84,7 @@ func TestNoInodes(t *testing.T) {
 	disk := filepath.Join(testenv.Dir(t), "disk")
 	require.NoError(t, os.Mkdir(disk, 0o700))
 	require.NoError(t, unix.Mount("varve-test", disk, "tmpfs", 0, "size=64m,nr_inodes=2000"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) })
+	t.Cleanup(func() { testenv.Unmount(t, disk) })
 	s := newShop(t, filepath.Join(disk, "store"))
 	before := s.saved(t, "base:1")
 	fillers := filepath.Join(disk, "fillers")

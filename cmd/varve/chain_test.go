@@ -230,7 +230,7 @@ func TestIndexOnAFullDisk(t *testing.T) {
 	testenv.CheckLeaks(t)
 	disk := testenv.Dir(t)
 	require.NoError(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=64m"))
-	defer func() { require.NoError(t, unix.Unmount(disk, 0)) }()
+	defer testenv.Unmount(t, disk)
 	h := &home{bin: testenv.Varve(t), root: filepath.Join(disk, "store")}
 	h.ok(t, "import", testenv.Busybox(t).Tar, "small:1")
 	path := h.index(t)

@@ -21,7 +21,7 @@ func TestFullDisk(t *testing.T) {
 	disk := filepath.Join(testenv.Dir(t), "disk")
 	require.NoError(t, os.Mkdir(disk, 0o700))
 	require.NoError(t, unix.Mount("varve-test", disk, "tmpfs", 0, "size=32m"))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, 0)) })
+	t.Cleanup(func() { testenv.Unmount(t, disk) })
 	s := newShop(t, filepath.Join(disk, "store"))
 	big := smallTar(t, "big", 3_000_000)
 	before := s.saved(t, "base:1")

@@ -69,7 +69,7 @@ func TestStoreWithoutExecution(t *testing.T) {
 	dir := filepath.Join(testenv.Dir(t), "noexec")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0)) })
+	t.Cleanup(func() { testenv.Unmount(t, dir) })
 	h := &home{bin: testenv.Varve(t), root: filepath.Join(dir, "store")}
 	h.ok(t, "import", testenv.Busybox(t).Tar, "small:1")
 	id := strings.TrimSpace(h.ok(t, "run", "-d", "small:1", "sleep", "1000"))

@@ -120,6 +120,19 @@ func RemoveVarve() {
 	}
 }
 
+// Unmount unmounts a disk on which there was a store. A supervisor whose container is over
+// and that has told so may be about to end, and its program lies in the store.
+func Unmount(t *testing.T, dir string) {
+	t.Helper()
+	Eventually(t, "the disk is not used any more", func() bool {
+		err := unix.Unmount(dir, 0)
+		if err != unix.EBUSY {
+			require.NoError(t, err)
+		}
+		return err == nil
+	})
+}
+
 // Eventually waits until cond is true, and fails the test with what when a
 // minute was not enough, which it is also on a machine that is overloaded.
 func Eventually(t testing.TB, what string, cond func() bool) {
