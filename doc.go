@@ -23,11 +23,11 @@
 // # The house
 //
 //	cmd/varve          main.go and one file a verb: flags in, one engine call, print
-//	cmd/varve-supervisor the process of one container, without the verbs
+//	cmd/varve-supervisor   the process of one container, without the verbs
 //	cmd/varve-stage    the small program that sets a container up from the inside
 //	internal/stage     these programs, in varve's own file
 //	internal/container one container: its files, its supervisor, and the words between that and the verbs
-//	internal/engine    what a verb means. The only room where layers, mounts and processes meet
+//	internal/engine    what a verb means: records, layers and containers meet here
 //	unionfs            the view: every FUSE operation, lookup through the chain
 //	whiteout           how "hidden here" is written and read, in every dialect
 //	copyup             bring one file up, whole or not at all

@@ -92,12 +92,7 @@ func startHelper(name, view string, stage *os.File) (proc *os.Process, desk *os.
 
 // close ends the clerk.
 func (c *clerk) close() error {
-	err := c.proc.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	_, waitErr := c.proc.Wait()
-	if err = errors.Join(err, waitErr, c.desk.Close()); err != nil {
+	if err := errors.Join(endChild(c.proc), c.desk.Close()); err != nil {
 		return fmt.Errorf("end the clerk: %w", err)
 	}
 	return nil

@@ -137,7 +137,7 @@ func bearInUserns(sys *syscall.SysProcAttr, cfg *Config) {
 }
 
 // hasRoot tells whether the user namespace has a root.
-func (c *Config) hasRoot() bool { return outsideID(c.UIDs, 0) >= 0 && outsideID(c.GIDs, 0) >= 0 }
+func (c *Config) hasRoot() bool { return OutsideID(c.UIDs, 0) >= 0 && OutsideID(c.GIDs, 0) >= 0 }
 
 // everyCapability are all that this program knows of, for a process to keep them over
 // execve though it is not root.
@@ -151,7 +151,7 @@ func everyCapability() (list []uintptr) {
 // giveStreams gives the pipes that are the descriptors 0 to 2 to the root of the user
 // namespace, so that /dev/stdout can be opened again there.
 func giveStreams(cfg *Config) error {
-	uid, gid := outsideID(cfg.UIDs, 0), outsideID(cfg.GIDs, 0)
+	uid, gid := OutsideID(cfg.UIDs, 0), OutsideID(cfg.GIDs, 0)
 	for _, f := range []*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr} {
 		if f == nil || uid < 0 || gid < 0 {
 			continue
@@ -168,8 +168,9 @@ func giveStreams(cfg *Config) error {
 	return nil
 }
 
-// outsideID is the id of the caller that a user namespace shows as inside; -1 is none.
-func outsideID(ids []IDMap, inside int) int {
+// OutsideID is the id of the parent user namespace that one with these ids shows as inside;
+// -1 is none.
+func OutsideID(ids []IDMap, inside int) int {
 	i := slices.IndexFunc(ids, func(m IDMap) bool { return inside >= m.Inside && inside < m.Inside+m.Size })
 	if i < 0 {
 		return -1

@@ -110,11 +110,19 @@ func (p *Process) gather(cfg *Config) (err error) {
 		group = ""
 	}
 	if p.herd, err = newHerd(p.Pid(), group); err != nil {
-		_ = p.proc.Kill() // it is not reaped yet
-		_, waitErr := p.proc.Wait()
-		err = errors.Join(err, waitErr)
+		err = errors.Join(err, endChild(p.proc))
 	}
 	return err
+}
+
+// endChild kills a child, which may have ended, and waits for it.
+func endChild(proc *os.Process) error {
+	err := proc.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	_, waitErr := proc.Wait()
+	return errors.Join(err, waitErr)
 }
 
 // abandon ends the init stage that could not become the program. It returns

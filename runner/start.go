@@ -266,9 +266,7 @@ func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
 // still this one.
 func (p *Process) noteStart() (err error) {
 	if p.startTime, err = ProcessStartTime(p.proc.Pid); err != nil {
-		killErr := p.proc.Kill()
-		_, waitErr := p.proc.Wait()
-		return errors.Join(err, killErr, waitErr)
+		return errors.Join(err, endChild(p.proc))
 	}
 	return nil
 }

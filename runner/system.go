@@ -161,7 +161,7 @@ func shmSize(cfg *Config) string {
 func mountInDev(dev, hostShm int, cfg *Config) error {
 	const tight = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	pts := []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"} // 5 is "tty" everywhere
-	if cfg.Single || cfg.UIDs != nil && outsideID(cfg.GIDs, 5) < 0 {
+	if cfg.Single || cfg.UIDs != nil && OutsideID(cfg.GIDs, 5) < 0 {
 		pts = pts[:3] // and is nobody here
 	}
 	for _, m := range []struct {

@@ -304,12 +304,7 @@ func (w *window) newLine() (*line, error) {
 
 // close ends the teller, and all that leads to it.
 func (w *window) close() error {
-	err := w.proc.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	_, waitErr := w.proc.Wait()
-	err = errors.Join(err, waitErr, w.desk.Close())
+	err := errors.Join(endChild(w.proc), w.desk.Close())
 	for _, l := range slices.AppendSeq(w.idle, maps.Values(w.busy)) {
 		err = errors.Join(err, l.file.Close()) // who waits at it hears that nobody is there
 	}

@@ -100,12 +100,7 @@ func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
 
 // stop ends the watch of a container that has ended.
 func (w *watch) stop() error {
-	err := w.proc.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	_, waitErr := w.proc.Wait()
-	if err = errors.Join(err, waitErr, w.pipe.Close()); err != nil {
+	if err := errors.Join(endChild(w.proc), w.pipe.Close()); err != nil {
 		return fmt.Errorf("end the container's watch: %w", err)
 	}
 	return nil

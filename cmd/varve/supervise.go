@@ -29,18 +29,23 @@ func (c *cli) supervise() *cobra.Command {
 	}
 }
 
+// opened is a hidden verb that needs the store and no more.
+func (c *cli) opened(fn func(*engine.Engine, []string) error) func(*cobra.Command, []string) error {
+	return func(_ *cobra.Command, args []string) error {
+		e, err := c.open()
+		if err != nil {
+			return err
+		}
+		return fn(e, args)
+	}
+}
+
 // sweep is the hidden verb that removes leftovers, in a user namespace.
 func (c *cli) sweep() *cobra.Command {
 	return &cobra.Command{
 		Use: "sweep", Hidden: true, Args: exactArgs(0),
 		Short: "Remove what interrupted commands left in the store",
-		RunE: func(*cobra.Command, []string) error {
-			e, err := c.open()
-			if err != nil {
-				return err
-			}
-			return e.Sweep()
-		},
+		RunE:  c.opened(func(e *engine.Engine, _ []string) error { return e.Sweep() }),
 	}
 }
 
@@ -60,13 +65,7 @@ func (c *cli) courier() *cobra.Command {
 	return &cobra.Command{
 		Use: "courier CONTAINER MAPPED", Hidden: true, Args: exactArgs(2),
 		Short: "Copy files of the container whose view is mounted here (varve cp has it done)",
-		RunE: func(_ *cobra.Command, args []string) error {
-			e, err := c.open()
-			if err != nil {
-				return err
-			}
-			return e.Courier(args[0], args[1] == "true")
-		},
+		RunE:  c.opened(func(e *engine.Engine, args []string) error { return e.Courier(args[0], args[1] == "true") }),
 	}
 }
 
@@ -75,13 +74,7 @@ func (c *cli) lend() *cobra.Command {
 	return &cobra.Command{
 		Use: "lend CONTAINER", Hidden: true, Args: exactArgs(1),
 		Short: "Mount the view of a container for a courier (varve cp has it done)",
-		RunE: func(_ *cobra.Command, args []string) error {
-			e, err := c.open()
-			if err != nil {
-				return err
-			}
-			return container.Lend(e.Root(), args[0])
-		},
+		RunE:  c.opened(func(e *engine.Engine, args []string) error { return container.Lend(e.Root(), args[0]) }),
 	}
 }
 
@@ -100,13 +93,9 @@ func (c *cli) replicate() *cobra.Command {
 	return &cobra.Command{
 		Use: "replicate CONTAINER WHY", Hidden: true, Args: exactArgs(2),
 		Short: "Copy the files that a container is to stand on (its supervisor has it done)",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := c.open()
-			if err != nil {
-				return err
-			}
-			return e.Replicate(args[0], args[1], func(text string) { fmt.Fprintln(cmd.OutOrStdout(), text) })
-		},
+		RunE: c.opened(func(e *engine.Engine, args []string) error {
+			return e.Replicate(args[0], args[1], func(text string) { fmt.Println(text) })
+		}),
 	}
 }
 
@@ -115,12 +104,6 @@ func (c *cli) settle() *cobra.Command {
 	return &cobra.Command{
 		Use: "settle CONTAINER", Hidden: true, Args: exactArgs(1),
 		Short: "Make the upper of what a container has changed in its copy (its supervisor has it done)",
-		RunE: func(_ *cobra.Command, args []string) error {
-			e, err := c.open()
-			if err != nil {
-				return err
-			}
-			return e.Settle(args[0])
-		},
+		RunE:  c.opened(func(e *engine.Engine, args []string) error { return e.Settle(args[0]) }),
 	}
 }

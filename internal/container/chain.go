@@ -19,7 +19,7 @@ import (
 // Chain is the layers that a container stands on, and where their index is.
 type Chain struct {
 	Lowers []unionfs.Lower // top first
-	// index is the chain ID, "" where the layers have no index: of this machine's own
+	// Index is the chain ID, "" where the layers have no index: of this machine's own
 	// files, and where owners are kept in an attribute.
 	Index digest.Digest
 	Below digest.Digest // that of the layers below the top one, "" for none
@@ -28,7 +28,7 @@ type Chain struct {
 // Chain opens nothing: it says where the layers are, by their names in a [Spec].
 func (p Place) Chain(names []string) (Chain, error) { return p.ChainWith(names, nil) }
 
-// ChainWith is chain where some layers, by diff ID, are in stages still.
+// ChainWith is Chain where some layers, by diff ID, are in stages still.
 func (p Place) ChainWith(names []string, staged map[digest.Digest]string) (Chain, error) {
 	var c Chain
 	for _, name := range names {

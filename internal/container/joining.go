@@ -11,6 +11,9 @@ import (
 	"github.com/varvefs/varve/runner"
 )
 
+// ContainerMode begins the mode of --ipc, --network, --pid and --userns that puts a container
+// into a namespace of another one: docker's container:NAME. It is kept with the ID in the
+// place of the name.
 const ContainerMode = "container:"
 
 // Donor is the ID of the container that a mode names, "" if it names none.

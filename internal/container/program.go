@@ -1,6 +1,7 @@
 package container
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +22,9 @@ func VarveFile() *os.File {
 	unix.CloseOnExec(varveFD)
 	return os.NewFile(varveFD, "varve")
 }
+
+// PrintWarning tells a person what a container has to do without.
+func PrintWarning(text string) { fmt.Fprintln(os.Stderr, "varve: warning:", text) }
 
 // Environ is this process's environment, but with the store said explicitly: in
 // a user namespace everybody is root, and would look for root's. Of two values of

@@ -43,7 +43,7 @@ func dressSingle(upper string, lower unionfs.Lower) error {
 // IDs says how the owners of files are shown, in a view and in an export.
 type IDs struct {
 	Single bool // true owners are kept in an attribute
-	// overflow has files of nobody we know shown as root's, since programs ask:
+	// Overflow has files of nobody we know shown as root's, since programs ask:
 	// in a single-id namespace, and where this machine's files are seen by an
 	// ordinary user.
 	Overflow bool

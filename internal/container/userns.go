@@ -3,7 +3,6 @@ package container
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -75,10 +74,10 @@ func (p Place) MapOwnID(b *Sandbox) error {
 		return err
 	}
 	if uid < 0 {
-		uid = outsideID(ns.UIDs, 0)
+		uid = runner.OutsideID(ns.UIDs, 0)
 	}
 	if gid < 0 {
-		gid = outsideID(ns.GIDs, 0)
+		gid = runner.OutsideID(ns.GIDs, 0)
 	}
 	b.UIDs, b.GIDs = keptID(uid, users), keptID(gid, groups)
 	b.keeper = fmt.Sprintf("%d:%d", uid, gid)
@@ -119,20 +118,10 @@ func viewIDs(ids []runner.IDMap) []unionfs.IDRange {
 	return list
 }
 
-// outsideID is the id outside of a user namespace of one inside; -1 is none. Without a
-// namespace all are themselves.
-func outsideID(ids []runner.IDMap, inside int) int {
-	if len(ids) == 0 {
-		return inside
-	}
-	i := slices.IndexFunc(ids, func(m runner.IDMap) bool { return inside >= m.Inside && inside < m.Inside+m.Size })
-	if i < 0 {
-		return -1
-	}
-	return ids[i].Outside + inside - ids[i].Inside
-}
-
-// Owner is the owner in a view of what is to be owned so inside.
+// Owner is the owner in a view of what is to be owned so inside; -1 is nobody.
 func (b *Sandbox) Owner(uid, gid int) (int, int) {
-	return outsideID(b.UIDs, uid), outsideID(b.GIDs, gid)
+	if len(b.UIDs) == 0 {
+		return uid, gid
+	}
+	return runner.OutsideID(b.UIDs, uid), runner.OutsideID(b.GIDs, gid)
 }

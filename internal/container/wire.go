@@ -101,6 +101,21 @@ func NewWire(f *os.File) (*Wire, error) {
 	return &Wire{conn: unixConn}, nil
 }
 
+// WirePair makes a connection: our end, and the one for a process that is started, which
+// the caller closes.
+func WirePair() (ours *Wire, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "control")
+	ours, err = NewWire(os.NewFile(uintptr(fds[0]), "control"))
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return ours, theirs, nil
+}
+
 // Send sends a line; files stay the caller's.
 func (w *Wire) Send(line any, files ...*os.File) error {
 	raw, err := json.Marshal(line)
@@ -203,7 +218,7 @@ func (w *Wire) take(n int) ([]*os.File, error) {
 }
 
 // HangUp ends both directions, and with it a receive that waits.
-func (w *Wire) HangUp() { _ = w.conn.Close() }
+func (w *Wire) HangUp() { _ = w.conn.Close() } // nothing is kept back
 
 // Close is HangUp of one that nobody receives from any more.
 func (w *Wire) Close() {
@@ -250,8 +265,6 @@ type Attachment struct {
 	Columns    uint16 `json:"columns,omitempty"`
 	Rows       uint16 `json:"rows,omitempty"`
 }
-
-func PrintWarning(text string) { fmt.Fprintln(os.Stderr, "varve: warning:", text) }
 
 // ErrnoIn is the reason at the bottom of err, whose words name the path once more.
 func ErrnoIn(err error) error {

@@ -177,7 +177,7 @@ func (e *Engine) sendCourier(name string, order container.CopyOrder) (c *courier
 	case !order.Read && !order.Source.Archive && !namesContents(order.Path): // what is not there is the directory to copy to
 		c.absent = path.Dir(c.absent)
 	}
-	ours, theirs, err := wirePair()
+	ours, theirs, err := container.WirePair()
 	if err != nil {
 		return nil, err
 	}

@@ -10,9 +10,6 @@ import (
 	"github.com/varvefs/varve/runner"
 )
 
-// A container may be in namespaces of another one: docker's mode container:NAME of --ipc,
-// --network and --pid. It is kept with the ID in the place of the name.
-
 // checkMode refuses what is neither one of the words nor a container.
 func checkMode(mode string, words ...string) bool {
 	if name, ok := strings.CutPrefix(mode, container.ContainerMode); ok {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/archive"
-	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/internal/container"
+	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/unionfs"
 )
 
@@ -62,25 +62,15 @@ func (e *Engine) renewUpper(dir string, spec *container.Spec) error {
 		err = os.Rename(fresh, filepath.Join(dir, container.UpperName))
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = layout.SyncDir(dir)
 	}
 	if err == nil {
 		err = os.Rename(filepath.Join(dir, container.CopyName), filepath.Join(dir, container.SpentName))
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = layout.SyncDir(dir)
 	}
 	return err
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	fd, err := at.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }() // a directory
-	return os.NewSyscallError("fsync", unix.Fsync(fd))
 }
 
 // difference makes the upper of a copy in the empty directory to.

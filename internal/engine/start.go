@@ -86,7 +86,7 @@ func (s *Session) startSupervisor(b *container.Sandbox) (container.State, error)
 		defer func() { _ = into.Close() }() // a pidfd
 	}
 
-	ours, theirs, err := wirePair()
+	ours, theirs, err := container.WirePair()
 	if err != nil {
 		return container.State{}, fmt.Errorf("start the supervisor: %w", err)
 	}
@@ -115,40 +115,21 @@ func (s *Session) startSelf(theirs, into *os.File) (container.State, error) {
 			return container.State{}, err
 		}
 	}
-	if err := s.engine.setSupervisor(&self); err != nil {
-		return container.State{}, err
-	}
-	defer closeProgram(&self)
+	if self.Program, err = stage.OpenSupervisor(s.engine.store.StageDir()); err == nil {
+		defer func() { _ = self.Program.Close() }() // only read
+		own, err := runner.OwnFile()                // for what a supervisor has varve do
+		if err != nil {
+			return container.State{}, err
+		}
+		defer func() { _ = own.Close() }() // O_PATH
+		self.Files = append(self.Files, own)
+	} // else varve supervises itself, which is slower
 	if s.child, err = runner.StartSelf(self); err != nil {
 		return container.State{}, err
 	}
 	s.Warning = s.child.Fallback
 	start, err := runner.ProcessStartTime(s.child.Pid())
 	return container.State{Status: container.Created, Supervisor: container.Proc{Pid: s.child.Pid(), Start: start}}, err
-}
-
-// setSupervisor has the program that supervises, and nothing else, run, with varve's own
-// file for what it has varve do. Without that program varve supervises itself, which is
-// slower.
-func (e *Engine) setSupervisor(self *runner.Self) error {
-	program, err := stage.OpenSupervisor(e.store.StageDir())
-	if err != nil {
-		return nil // as said
-	}
-	own, err := runner.OwnFile()
-	if err != nil {
-		return errors.Join(err, program.Close())
-	}
-	self.Program, self.Files = program, append(self.Files, own)
-	return nil
-}
-
-// closeProgram closes what setSupervisor has opened.
-func closeProgram(self *runner.Self) {
-	if self.Program != nil {
-		_ = self.Program.Close() // only read
-		_ = self.Files[1].Close()
-	}
 }
 
 // Start starts a container that does not run, found by any of its names, with the

@@ -41,12 +41,17 @@ func TestKilledWhileBuilding(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, strings.Repeat("n", i+1)), nil, 0o644))
 	}
 	path := filepath.Join(out, "chain.idx")
-	whole := 0
+	whole, life := 0, time.Duration(0) // of the first, until it has made an index
 	for range 30 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), buildForever+"="+dir+":"+path)
 		require.NoError(t, cmd.Start())
-		time.Sleep(time.Duration(rand.IntN(40)) * time.Millisecond)
+		if begin := time.Now(); life == 0 {
+			testenv.Eventually(t, "an index", func() bool { _, err := os.Lstat(path); return err == nil })
+			life = time.Since(begin)
+		} else {
+			time.Sleep(rand.N(2 * life))
+		}
 		require.NoError(t, cmd.Process.Kill())
 		require.ErrorContains(t, cmd.Wait(), "killed")
 		x, err := index.Open(path, []string{"x"})

@@ -40,18 +40,11 @@ func Open(dir string) (*os.File, error) {
 	if len(embedded) <= sumSize {
 		return nil, ErrNone
 	}
-	program := embedded[sumSize+1:]
-	file := filepath.Join(dir, embedded[:sumSize])
-	f, err := open(file, len(program))
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = put(file, program); err == nil {
-			f, err = open(file, len(program))
-		}
-	}
+	f, err := have(dir, embedded, open)
 	if err == nil {
 		return f, nil
 	}
-	return runner.Seal(strings.NewReader(program))
+	return runner.Seal(strings.NewReader(embedded[sumSize+1:]))
 }
 
 // OpenSupervisor returns the program that serves one container, cmd/varve-supervisor, for
@@ -61,21 +54,20 @@ func OpenSupervisor(dir string) (*os.File, error) {
 	if len(supervisor) <= sumSize {
 		return nil, ErrNone
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	program := supervisor[sumSize+1:]
-	file := filepath.Join(dir, supervisorName, supervisor[:sumSize])
-	f, err := openWhole(file, len(program))
+	return have(filepath.Join(dir, "supervisor"), supervisor, openWhole)
+}
+
+// have opens a program in dir, which is put there first if it is absent.
+func have(dir, embedded string, open func(file string, size int) (*os.File, error)) (*os.File, error) {
+	file, program := filepath.Join(dir, embedded[:sumSize]), embedded[sumSize+1:]
+	f, err := open(file, len(program))
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = put(file, program); err == nil {
-			f, err = openWhole(file, len(program))
+			f, err = open(file, len(program))
 		}
 	}
 	return f, err
 }
-
-const supervisorName = "supervisor"
 
 // openWhole opens the file, if it is whole and can be executed.
 func openWhole(file string, size int) (*os.File, error) {
@@ -110,7 +102,7 @@ func open(file string, size int) (*os.File, error) {
 // versions.
 func put(file, program string) error {
 	dir := filepath.Dir(file)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(dir, "new-")
