@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/testenv"
 )
@@ -64,9 +65,7 @@ func TestKilledCopy(t *testing.T) {
 		for _, kill := range []func(){
 			func() { h.ok(t, "kill", "up") },
 			func() {
-				p, err := os.FindProcess(h.state(t).Supervisor.Pid)
-				require.NoError(t, err)
-				require.NoError(t, p.Kill())
+				require.NoError(t, unix.Kill(h.state(t).Supervisor.Pid, unix.SIGKILL))
 			},
 		} {
 			h.ok(t, "exec", "up", "rm", "-rf", "/in/big")
