@@ -13,7 +13,7 @@ import (
 )
 
 // CheckLeaks notes the mounts, processes and descriptors of now, and when the
-// test ends fails it for each that came and did not go within three seconds:
+// test ends fails it for each that came and did not go within twenty seconds:
 //
 //   - FUSE mounts that this process sees below the temporary directory of the
 //     test, or below any of dirs;
@@ -28,12 +28,20 @@ func CheckLeaks(t testing.TB, dirs ...string) {
 	dirs = append(dirs, filepath.Dir(t.TempDir()))
 	mounts, procs, fds := fuseMounts(dirs), running(), descriptors()
 	t.Cleanup(func() {
-		for what, leaked := range map[string]func() []string{
+		kinds := map[string]func() []string{
 			"mount":      func() []string { return added(mounts, fuseMounts(dirs)) },
 			"process":    func() []string { return added(procs, running()) },
 			"descriptor": func() []string { return added(fds, descriptors()) },
-		} {
-			within(20*time.Second, func() bool { return len(leaked()) == 0 })
+		}
+		within(20*time.Second, func() bool {
+			for _, leaked := range kinds {
+				if len(leaked()) > 0 {
+					return false
+				}
+			}
+			return true
+		})
+		for what, leaked := range kinds {
 			for _, one := range leaked() {
 				t.Errorf("the test left a %s behind: %s", what, one)
 			}
