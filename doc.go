@@ -41,6 +41,7 @@
 //	internal/index     the merged tree of one chain in one mapped file
 //	internal/uring     commands to a device through io_uring
 //	internal/at        thin fd-relative system calls: one directory fd, one name, no path walked twice
+//	internal/hugeheap  the first pages of Go's heap as one huge page
 //	internal/testenv   what the tests need from the machine
 //	bench              workloads over a mounted view, beside the peers
 //
@@ -56,6 +57,7 @@
 //	                            → internal/stage    → runner
 //	cmd/varve-supervisor → internal/container, runner
 //	cmd/varve-stage → runner
+//	all three programs → internal/hugeheap
 //	copyup, internal/index → whiteout, internal/at
 //	internal/layout → internal/at
 //	bench     → unionfs, or the built binary as a black box

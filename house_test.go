@@ -20,9 +20,9 @@ const module = "github.com/varvefs/varve"
 // thing has to itself. It is the picture of doc.go.
 var rooms = map[string][]string{
 	".":                       {},
-	"cmd/varve":               {"internal/engine", "internal/container", "runner"},
-	"cmd/varve-supervisor":    {"internal/container", "runner"},
-	"cmd/varve-stage":         {"runner"},
+	"cmd/varve":               {"internal/engine", "internal/container", "runner", "internal/hugeheap"},
+	"cmd/varve-supervisor":    {"internal/container", "runner", "internal/hugeheap"},
+	"cmd/varve-stage":         {"runner", "internal/hugeheap"},
 	"internal/stage":          {"runner"},
 	"internal/engine":         {"internal/container", "layerdb", "internal/layout", "unionfs", "runner", "internal/cgroup", "internal/archive", "internal/registry", "internal/stage", "whiteout", "internal/at"},
 	"internal/container":      {"internal/layout", "unionfs", "runner", "internal/cgroup", "internal/stage", "whiteout", "internal/at"},
@@ -39,6 +39,7 @@ var rooms = map[string][]string{
 	"whiteout":                {"internal/at"},
 	"internal/at":             {},
 	"internal/uring":          {},
+	"internal/hugeheap":       {},
 	"internal/testenv":        {},
 	"internal/testenv/failfs": {},
 	"bench":                   {"unionfs", "internal/index"},

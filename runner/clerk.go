@@ -53,7 +53,7 @@ const longestErrand = 4*mostGroups + 128
 
 // clerk is the caller's side.
 type clerk struct {
-	proc *os.Process
+	proc *process
 	desk *os.File
 }
 
@@ -69,7 +69,7 @@ func newClerk(view string, stage *os.File) (*clerk, error) {
 
 // startHelper starts a process of this name for the programs whose root is view. desk is a
 // socket to its descriptor deskFD.
-func startHelper(name, view string, stage *os.File) (proc *os.Process, desk *os.File, err error) {
+func startHelper(name, view string, stage *os.File) (proc *process, desk *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
@@ -83,7 +83,7 @@ func startHelper(name, view string, stage *os.File) (proc *os.Process, desk *os.
 		program = fmt.Sprintf("/proc/self/fd/%d", deskFD+1)
 		attr.Files = append(attr.Files, stage)
 	}
-	proc, err = os.StartProcess(program, []string{name, view}, attr)
+	proc, err = startProcess(program, []string{name, view}, attr)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("start %s: %w", name, err), desk.Close())
 	}
@@ -92,7 +92,7 @@ func startHelper(name, view string, stage *os.File) (proc *os.Process, desk *os.
 
 // close ends the clerk.
 func (c *clerk) close() error {
-	if err := errors.Join(endChild(c.proc), c.desk.Close()); err != nil {
+	if err := errors.Join(c.proc.end(), c.desk.Close()); err != nil {
 		return fmt.Errorf("end the clerk: %w", err)
 	}
 	return nil

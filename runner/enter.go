@@ -111,12 +111,8 @@ func enter(cfg *Config, w *passage) (*Process, error) {
 // await waits for a process that nobody has to watch over.
 func (p *Process) await() {
 	defer close(p.done)
-	state, err := p.proc.Wait()
-	if err != nil {
-		p.err = fmt.Errorf("wait for process %d: %w", p.proc.Pid, err)
-		return
-	}
-	p.code = exitCode(state)
+	defer p.proc.release()
+	p.code, p.err = p.proc.wait()
 }
 
 // execStage is all that happens in the container before the program of Exec runs. It

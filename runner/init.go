@@ -183,6 +183,9 @@ func execute(control *link, program string, o *order, bound bool) error {
 		return err
 	}
 	unix.Umask(0o022)
+	if err := setSlack(kernelSlack); err != nil {
+		return err
+	}
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close_range: %w", tooOld(err))
 	}

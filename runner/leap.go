@@ -51,7 +51,10 @@ func (l *leap) start() (pid int, err error) {
 	defer func() { _ = broken.Close() }() // only read
 	c, err := l.prepare(told)
 	if err == nil {
-		pid, err = c.start()
+		err = withSlack(func() (err error) {
+			pid, err = c.start()
+			return err
+		})
 	}
 	c.close()
 	if err = errors.Join(err, told.Close()); err != nil {
@@ -290,7 +293,7 @@ func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage,
 	}
 	pid, err := l.start()
 	if err == nil {
-		p.proc, err = os.FindProcess(pid)
+		p.proc, err = findProcess(pid)
 	}
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)

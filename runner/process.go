@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,20 +13,21 @@ import (
 // Process is a container's program, which [Start] has started. Its methods may
 // be called from several goroutines.
 type Process struct {
-	proc      *os.Process
+	proc      *process
 	startTime uint64
 	console   *os.File
 	grouped   bool
 	herd      *herd    // nil if the kernel ends all processes with the program
 	stage     *os.File // Config.Stage
 
-	done chan struct{} // closed when code and err below are final
-	code int
-	err  error
+	executed chan struct{} // closed when the program runs
+	done     chan struct{} // closed when code and err below are final
+	code     int
+	err      error
 }
 
 // Pid returns the process id of the program in the caller's pid namespace.
-func (p *Process) Pid() int { return p.proc.Pid }
+func (p *Process) Pid() int { return p.proc.pid }
 
 // StartTime returns when the process was made, in clock ticks since boot: with
 // the pid it names one process and never a later one. See [ProcessStartTime].
@@ -65,7 +65,7 @@ func (p *Process) Resize(columns, rows uint16) error {
 // process 1 the kernel drops signals that it has no handler for, but SIGKILL and
 // SIGSTOP. A program that has ended is os.ErrProcessDone.
 func (p *Process) Signal(sig unix.Signal) error {
-	if err := p.proc.Signal(sig); err != nil {
+	if err := p.proc.signal(sig); err != nil {
 		return fmt.Errorf("signal %d: %w", sig, err)
 	}
 	return nil
@@ -83,21 +83,18 @@ func (p *Process) Wait() (exitCode int, err error) {
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // oversee waits for the program, and keeps the watch over it meanwhile.
-func (p *Process) oversee(pidfd *os.File) {
+func (p *Process) oversee() {
 	defer close(p.done)
+	defer p.proc.release()
 	ended, unwatched := make(chan struct{}), make(chan error, 1)
-	go func() { unwatched <- keepWatch(pidfd, p.stage, p.herd, ended) }()
-	state, err := p.proc.Wait()
+	go func() { unwatched <- p.keepWatch(ended) }()
+	code, err := p.proc.wait()
 	if p.herd != nil {
 		p.err = p.herd.end()
 	}
 	close(ended)
-	if err != nil {
-		p.err = errors.Join(p.err, fmt.Errorf("wait for process %d: %w", p.proc.Pid, err))
-	} else {
-		p.code = exitCode(state)
-	}
-	p.err = errors.Join(p.err, <-unwatched)
+	p.code = code
+	p.err = errors.Join(p.err, err, <-unwatched)
 	if p.herd != nil {
 		_ = p.herd.mounts.Close() // a namespace
 	}
@@ -110,39 +107,22 @@ func (p *Process) gather(cfg *Config) (err error) {
 		group = ""
 	}
 	if p.herd, err = newHerd(p.Pid(), group); err != nil {
-		err = errors.Join(err, endChild(p.proc))
+		err = errors.Join(err, p.proc.end())
 	}
 	return err
-}
-
-// endChild kills a child, which may have ended, and waits for it.
-func endChild(proc *os.Process) error {
-	err := proc.Kill()
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
-	_, waitErr := proc.Wait()
-	return errors.Join(err, waitErr)
 }
 
 // abandon ends the init stage that could not become the program. It returns
 // cause, and how the stage ended if cause is that it ended silently.
 func (p *Process) abandon(cause error) error {
-	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		cause = errors.Join(cause, fmt.Errorf("kill the init stage: %w", err))
+	if err := p.proc.kill(); err != nil {
+		cause = errors.Join(cause, err)
 	}
 	code, err := p.Wait()
 	if errors.Is(cause, errSilent) {
 		return errors.Join(fmt.Errorf("%w (exit code %d)", cause, code), err)
 	}
 	return errors.Join(cause, err)
-}
-
-func exitCode(state *os.ProcessState) int {
-	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return state.ExitCode()
 }
 
 // ProcessStartTime returns when process pid was made, in clock ticks since boot

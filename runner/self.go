@@ -35,7 +35,7 @@ type Self struct {
 // Child is a process that [StartSelf] has started. Its methods may be called
 // from several goroutines, but Wait only once.
 type Child struct {
-	proc *os.Process
+	proc *process
 
 	// Userns is the namespace that the child has, nil if none was asked for.
 	Userns *Userns
@@ -45,22 +45,19 @@ type Child struct {
 }
 
 // Pid returns the process id of the child, as this process sees it.
-func (c *Child) Pid() int { return c.proc.Pid }
+func (c *Child) Pid() int { return c.proc.pid }
 
 // Signal sends sig to the child; if it has ended that is os.ErrProcessDone.
-func (c *Child) Signal(sig unix.Signal) error { return c.proc.Signal(sig) }
+func (c *Child) Signal(sig unix.Signal) error { return c.proc.signal(sig) }
 
 // Wait returns the child's exit code when it has ended, or 128+n after signal n.
 func (c *Child) Wait() (code int, err error) {
-	state, err := c.proc.Wait()
-	if err != nil {
-		return 0, fmt.Errorf("wait for process %d: %w", c.proc.Pid, err)
-	}
-	return exitCode(state), nil
+	defer c.proc.release()
+	return c.proc.wait()
 }
 
 // Release says that nobody will wait for the child, which lives on.
-func (c *Child) Release() error { return c.proc.Release() }
+func (c *Child) Release() { c.proc.release() }
 
 // StartSelf runs this binary (/proc/self/exe) again. In the child [Stage]
 // returns when its namespaces are complete, and main goes on as user 0 of the
@@ -110,11 +107,11 @@ func startSelf(s Self) (*Child, error) {
 		path = fmt.Sprintf("/proc/self/fd/%d", len(attr.Files))
 		attr.Files = append(attr.Files, s.Program)
 	}
-	var proc *os.Process
+	var proc *process
 	if s.Into != nil {
 		proc, err = s.leap(attr)
 	} else {
-		proc, err = os.StartProcess(path, s.Args, attr)
+		proc, err = startProcess(path, s.Args, attr)
 	}
 	_ = gate.Close() // the child has it
 	if err != nil {
@@ -133,7 +130,7 @@ func (s *Self) isPassed() bool { return s.Program != nil && s.Into == nil }
 
 // leap starts the child in the user namespace of another process. attr is as for
 // os.StartProcess.
-func (s *Self) leap(attr *os.ProcAttr) (*os.Process, error) {
+func (s *Self) leap(attr *os.ProcAttr) (*process, error) {
 	binary := s.Program
 	if binary == nil {
 		var err error
@@ -148,7 +145,7 @@ func (s *Self) leap(attr *os.ProcAttr) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.FindProcess(pid)
+	return findProcess(pid)
 }
 
 // OwnFile returns this binary, open to be executed and for nothing else, also when its
@@ -234,24 +231,18 @@ func (s *Self) environment(gate int) []string {
 // open maps the ids, if they are not yet, and lets the child go on.
 func (c *Child) open(gate *os.File) error {
 	if c.Userns != nil && !c.Userns.Single {
-		if err := c.Userns.writeTo(c.proc.Pid); err != nil {
+		if err := c.Userns.writeTo(c.proc.pid); err != nil {
 			return err
 		}
 	}
 	if _, err := gate.Write([]byte{1}); err != nil {
-		return fmt.Errorf("let process %d go on: %w", c.proc.Pid, err)
+		return fmt.Errorf("let process %d go on: %w", c.proc.pid, err)
 	}
 	return nil
 }
 
 func (c *Child) abandon(cause error) error {
-	if err := c.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		cause = errors.Join(cause, fmt.Errorf("kill process %d: %w", c.proc.Pid, err))
-	}
-	if _, err := c.Wait(); err != nil {
-		cause = errors.Join(cause, err)
-	}
-	return cause
+	return errors.Join(cause, c.proc.end())
 }
 
 // selfStage is the child's side, at the top of its main. order is the number of

@@ -58,6 +58,7 @@ func Start(cfg Config) (*Process, error) {
 	if p.console, err = w.awaitExec(p.Pid(), cfg.Pretence); err != nil {
 		return nil, p.abandon(err)
 	}
+	close(p.executed)
 	return p, nil
 }
 
@@ -194,11 +195,10 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
 	}
-	pidfd := -1
 	attr := &os.ProcAttr{
 		Env:   []string{}, // not nil, which would be all of ours
 		Files: files,
-		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true, PidFD: &pidfd},
+		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces(cfg), Setsid: true},
 	}
 	if cfg.Group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
@@ -211,7 +211,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 			bearInUserns(attr.Sys, cfg)
 		}
 	}
-	p := &Process{done: make(chan struct{}), stage: cfg.Stage}
+	p := &Process{executed: make(chan struct{}), done: make(chan struct{}), stage: cfg.Stage}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -232,7 +232,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 		}
 		started <- err
 		if err == nil {
-			p.oversee(os.NewFile(uintptr(*attr.Sys.PidFD), "pidfd"))
+			p.oversee()
 		}
 	}()
 	if err := <-started; err != nil {
@@ -246,16 +246,12 @@ func (p *Process) bear(cfg *Config, attr *os.ProcAttr, w *passage) error {
 	if cfg.Shared.Users == nil || cfg.UIDs == nil {
 		return p.forkAs(initName, attr)
 	}
-	err := p.leap(initName, cfg, attr, w, cfg.Shared.Users, 0, int(attr.Sys.Cloneflags))
-	if err == nil {
-		*attr.Sys.PidFD, err = unix.PidfdOpen(p.Pid(), 0) // it is not reaped yet
-	}
-	return err
+	return p.leap(initName, cfg, attr, w, cfg.Shared.Users, 0, int(attr.Sys.Cloneflags))
 }
 
 // forkAs starts the stage of this name.
 func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
-	p.proc, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{stage}, attr)
+	p.proc, err = startProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{stage}, attr)
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}
@@ -265,8 +261,8 @@ func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
 // noteStart notes when the process was made. It is not reaped yet, so the number is surely
 // still this one.
 func (p *Process) noteStart() (err error) {
-	if p.startTime, err = ProcessStartTime(p.proc.Pid); err != nil {
-		return errors.Join(err, endChild(p.proc))
+	if p.startTime, err = ProcessStartTime(p.proc.pid); err != nil {
+		return errors.Join(err, p.proc.end())
 	}
 	return nil
 }

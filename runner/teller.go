@@ -152,7 +152,7 @@ type teller struct {
 
 // window is where one teller is to be reached.
 type window struct {
-	proc *os.Process
+	proc *process
 	desk *os.File
 	idle []*line
 	busy map[uint32]*line // by the thread that they are about
@@ -304,7 +304,7 @@ func (w *window) newLine() (*line, error) {
 
 // close ends the teller, and all that leads to it.
 func (w *window) close() error {
-	err := errors.Join(endChild(w.proc), w.desk.Close())
+	err := errors.Join(w.proc.end(), w.desk.Close())
 	for _, l := range slices.AppendSeq(w.idle, maps.Values(w.busy)) {
 		err = errors.Join(err, l.file.Close()) // who waits at it hears that nobody is there
 	}

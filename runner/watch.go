@@ -17,14 +17,14 @@ import (
 // At end of file the supervisor has died, and the watch kills the container.
 //
 // It is a stage and not a fork, which would hold the memory of the supervisor.
-// It starts a little later than the container, so that short runs, which are the
+// It starts a little later than the program, so that short runs, which are the
 // most and want to be quick, do without: until then PR_SET_PDEATHSIG has to do.
 
 // watchName is argv[0] of the watch stage.
 const watchName = "varve-watch"
 
-// watchDelay is the age from which on a container has a watch. A start takes
-// some 5 ms, and the entry point of an image with gosu ten times that.
+// watchDelay is the age from which on a program has a watch. The entry point of an
+// image with gosu takes about as long until it changes its user.
 const watchDelay = 50 * time.Millisecond
 
 // watchRetry is the time to the next attempt, should there be no process to be
@@ -41,21 +41,24 @@ const (
 
 // watch is the supervisor's side.
 type watch struct {
-	proc *os.Process
+	proc *process
 	pipe *os.File
 }
 
-// keepWatch has a watch over the process behind pidfd, which it closes, until
-// ended is closed, by stage or this program itself if that is nil. That there is none
+// keepWatch has a watch over the container until ended is closed. That there is none
 // yet is no error: it tries again, and the container is still bound to its supervisor
 // by PR_SET_PDEATHSIG.
 //
 // One whose processes do not end with its first, a herd, has a watch at once.
-func keepWatch(pidfd, stage *os.File, h *herd, ended <-chan struct{}) error {
-	defer func() { _ = pidfd.Close() }() // nothing was written
-	delay := watchDelay
-	if h != nil {
-		delay = 0
+func (p *Process) keepWatch(ended <-chan struct{}) error {
+	delay := time.Duration(0)
+	if p.herd == nil {
+		delay = watchDelay
+		select {
+		case <-ended:
+			return nil
+		case <-p.executed:
+		}
 	}
 	for ; ; delay = watchRetry {
 		select {
@@ -63,7 +66,7 @@ func keepWatch(pidfd, stage *os.File, h *herd, ended <-chan struct{}) error {
 			return nil
 		case <-time.After(delay):
 		}
-		if w, err := startWatch(pidfd, stage, h); err == nil {
+		if w, err := startWatch(p.proc.fd, p.stage, p.herd); err == nil {
 			<-ended
 			return w.stop()
 		}
@@ -91,7 +94,7 @@ func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
 		program = fmt.Sprintf("/proc/self/fd/%d", programFD)
 		attr.Files = append(attr.Files, stage)
 	}
-	proc, err := os.StartProcess(program, args, attr)
+	proc, err := startProcess(program, args, attr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), w.Close())
 	}
@@ -100,7 +103,7 @@ func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
 
 // stop ends the watch of a container that has ended.
 func (w *watch) stop() error {
-	if err := errors.Join(endChild(w.proc), w.pipe.Close()); err != nil {
+	if err := errors.Join(w.proc.end(), w.pipe.Close()); err != nil {
 		return fmt.Errorf("end the container's watch: %w", err)
 	}
 	return nil

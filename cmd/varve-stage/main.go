@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	_ "github.com/varvefs/varve/internal/hugeheap"
 	"github.com/varvefs/varve/runner"
 )
 

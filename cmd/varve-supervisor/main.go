@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/varvefs/varve/internal/container"
+	_ "github.com/varvefs/varve/internal/hugeheap"
 	"github.com/varvefs/varve/runner"
 )
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/varvefs/varve/internal/engine"
+	_ "github.com/varvefs/varve/internal/hugeheap"
 	"github.com/varvefs/varve/runner"
 )
 

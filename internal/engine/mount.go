@@ -173,7 +173,8 @@ func awaitReady(child *runner.Child, ready, words *os.File) error {
 		return fmt.Errorf("hear from the mount: %w", err)
 	}
 	if _, err := io.ReadFull(ready, make([]byte, 1)); err == nil {
-		return child.Release()
+		child.Release()
+		return nil
 	}
 	if _, err := child.Wait(); err != nil {
 		return err
