@@ -23,17 +23,20 @@ import (
 func TestFailingDisk(t *testing.T) {
 	testenv.FUSE(t)
 	testenv.Root(t)
-	d := newFailing(t)
 	for name, plan := range map[string]failfs.Plan{
 		"EIO": {Errno: syscall.EIO}, "EIO once": {Errno: syscall.EIO, Once: true}, "ENOSPC": {Errno: syscall.ENOSPC},
 	} {
-		for verb, args := range map[string][]string{
-			"import": {"import", d.tar, "victim:1"}, "load": {"load", "-i", d.archive}, "commit": {"commit", "stopped", "victim:2"},
-			"pull": {"pull", d.remote}, "tag": {"tag", "base:1", "victim:3"}, "rmi": {"rmi", "gone:1"},
-			"prune": {"system", "prune", "-a", "-f", "--filter", "label=gone"}, "save": {"save", "-o", d.disk + "/saved", "base:1"},
-		} {
-			t.Run(name+" "+verb, func(t *testing.T) { d.fail(t, plan, args) })
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // with the two others
+			d := newFailing(t)
+			for verb, args := range map[string][]string{
+				"import": {"import", d.tar, "victim:1"}, "load": {"load", "-i", d.archive}, "commit": {"commit", "stopped", "victim:2"},
+				"pull": {"pull", d.remote}, "tag": {"tag", "base:1", "victim:3"}, "rmi": {"rmi", "gone:1"},
+				"prune": {"system", "prune", "-a", "-f", "--filter", "label=gone"}, "save": {"save", "-o", d.disk + "/saved", "base:1"},
+			} {
+				t.Run(verb, func(t *testing.T) { d.fail(t, plan, args) })
+			}
+		})
 	}
 }
 
