@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +16,8 @@ import (
 	"time"
 )
 
-// RunOptions says what [CompareRuns] compares. Rounds may be 0: that is one round.
+// RunOptions says what [CompareRuns] compares. Rounds may be 0: that is one round. Each is
+// how often what takes milliseconds is done a round; 0 is ten times.
 type RunOptions struct {
 	Base   string // an empty directory, where the stores are, ours and podman's
 	Varve  string // this project's binary
@@ -23,16 +25,22 @@ type RunOptions struct {
 	Python bool   // which has python3, too
 	Many   int    // how many containers are started at once
 	Rounds int
+	Each   int
 	Log    io.Writer // says what goes on, if not nil
 
-	// User is who runs rootless, nil if nobody does: a command as that user, of
-	// Varve and the arguments given, with a store of his own.
-	User func(args ...string) *exec.Cmd
+	// User is a command as who runs rootless; nil if nobody does. UserDir is an empty directory
+	// of his, for stores, and UserVarve a copy of Varve that he may execute.
+	User               func(name string, args ...string) *exec.Cmd
+	UserDir, UserVarve string
+
+	// Empty is a Go program that does nothing, to see how quick this machine is; "" is none.
+	Empty string
 }
 
 // RunReport is what a comparison of containers found.
 type RunReport struct {
 	Rounds int
+	Each   int
 	Lines  []RunLine
 	Paces  []RunPace
 	Notes  []string // what was left out
@@ -80,13 +88,15 @@ const (
 // What others took where these were set, in ms.
 const (
 	podmanThere     = 137
+	rootlessThere   = 175
 	bubblewrapThere = 4
+	emptyThere      = 1
 )
 
 // CompareRuns measures what containers cost: to run one, to execute in one, until a
 // Python program speaks, many at once, and the memory of one that does nothing.
 func CompareRuns(o RunOptions) (_ *RunReport, err error) {
-	r := &runComparison{opt: o, report: &RunReport{Rounds: max(1, o.Rounds)}}
+	r := &runComparison{opt: o, report: &RunReport{Rounds: max(1, o.Rounds), Each: cmp.Or(o.Each, 10)}}
 	r.imageRun = imageRun{
 		ImageOptions: ImageOptions{Base: o.Base, Varve: o.Varve, Tar: o.Tar, Log: o.Log},
 		paths:        map[string]string{}, report: &ImageReport{},
@@ -96,7 +106,7 @@ func CompareRuns(o RunOptions) (_ *RunReport, err error) {
 	if err := r.prepareRuns(); err != nil {
 		return nil, err
 	}
-	for _, job := range []func() error{r.runTrue, r.bubblewrap, r.runRootless, r.execTrue, r.hello, r.many, r.idle} {
+	for _, job := range []func() error{r.runTrue, r.runRootless, r.paces, r.execTrue, r.hello, r.many, r.idle} {
 		if err := job(); err != nil {
 			return nil, err
 		}
@@ -171,33 +181,43 @@ func (r *runComparison) whole(line []string) func() (time.Duration, error) {
 
 func fixed(most float64) func(float64) float64 { return func(float64) float64 { return most } }
 
-// perRound is how often what takes milliseconds is done a round.
-const perRound = 10
-
 func (r *runComparison) runTrue() error {
 	var theirs func() (time.Duration, error)
 	if r.podman {
 		theirs = r.whole(r.podmanRun("--rm", "base", "true"))
 	}
-	return r.measure("run --rm IMAGE true, as root", podman, perRound*r.report.Rounds, r.whole(r.varve("run", "--rm", "base", "true")), theirs, fixed(mostRun))
+	return r.measure("run --rm IMAGE true, as root", podman, r.report.Rounds*r.report.Each, r.whole(r.varve("run", "--rm", "base", "true")), theirs, fixed(mostRun))
 }
 
-// bubblewrap has it do the least that it can.
-func (r *runComparison) bubblewrap() error {
-	if podmans := r.report.Lines[0]; podmans.Peer != "" {
-		r.report.Paces = append(r.report.Paces, RunPace{"podman run --rm IMAGE true, as root", podmans.Theirs, podmanThere})
+// paces are what podman took for the jobs before, and what the least takes that bubblewrap and
+// an empty program of Go can do.
+func (r *runComparison) paces() error {
+	for i, there := range []float64{podmanThere, rootlessThere} {
+		if i < len(r.report.Lines) && r.report.Lines[i].Peer != "" {
+			l := r.report.Lines[i]
+			r.report.Paces = append(r.report.Paces, RunPace{"podman " + l.Job, l.Theirs, there})
+		}
 	}
-	if _, err := exec.LookPath("bwrap"); err != nil {
+	if _, err := exec.LookPath("bwrap"); err == nil {
+		if err := r.pace("bubblewrap true", bubblewrapThere, "bwrap", "--bind", "/", "/", "true"); err != nil {
+			return err
+		}
+	}
+	if r.opt.Empty == "" {
 		return nil
 	}
+	return r.pace("an empty program of Go", emptyThere, r.opt.Empty)
+}
+
+func (r *runComparison) pace(program string, there float64, line ...string) error {
 	var took []float64
-	for range perRound * r.report.Rounds {
-		if err := appendTime(&took, r.whole([]string{"bwrap", "--bind", "/", "/", "true"})); err != nil {
+	for range r.report.Rounds * r.report.Each {
+		if err := appendTime(&took, r.whole(line)); err != nil {
 			return err
 		}
 	}
 	_, median, _ := quartiles(took)
-	r.report.Paces = append(r.report.Paces, RunPace{"bubblewrap true", median, bubblewrapThere})
+	r.report.Paces = append(r.report.Paces, RunPace{program, median, there})
 	return nil
 }
 
@@ -206,35 +226,86 @@ func (r *runComparison) runRootless() error {
 		r.report.Notes = append(r.report.Notes, "rootless is left out: there is no user for it")
 		return nil
 	}
-	tar, err := os.Open(r.Tar) // which the user may not be able to do
+	ours := func(args ...string) []string {
+		return append([]string{r.opt.UserVarve, "--root", filepath.Join(r.opt.UserDir, "varve")}, args...)
+	}
+	for _, line := range [][]string{ours("import", "-", "base"), ours("run", "--rm", "base", "true")} {
+		if err := r.asUser(line); err != nil {
+			return err
+		}
+	}
+	theirs, err := r.rootlessPodman()
+	if err == nil {
+		err = r.measure("run --rm IMAGE true, rootless", podman, r.report.Rounds*r.report.Each, r.wholeAsUser(ours("run", "--rm", "base", "true")), theirs, fixed(mostRun))
+	}
+	err = errors.Join(err, r.asUser(ours("rmi", "-f", "base")))
+	if theirs != nil { // its process that keeps the user namespace goes
+		err = errors.Join(err, r.asUser(r.podmanOfUser("system", "migrate")))
+	}
+	return err
+}
+
+// rootlessPodman prepares podman for the user; nil if it is not here.
+func (r *runComparison) rootlessPodman() (func() (time.Duration, error), error) {
+	if !r.podman {
+		return nil, nil
+	}
+	run := r.podmanOfUser("run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--rm", "base", "true")
+	for _, line := range [][]string{r.podmanOfUser("import", "-", "base"), run} {
+		if err := r.asUser(line); err != nil {
+			return nil, err
+		}
+	}
+	return r.wholeAsUser(run), nil
+}
+
+func (r *runComparison) podmanOfUser(args ...string) []string {
+	return append([]string{"env", "XDG_RUNTIME_DIR=" + filepath.Join(r.opt.UserDir, "r"), "podman", "--root", filepath.Join(r.opt.UserDir, "podman"),
+		"--runroot", filepath.Join(r.opt.UserDir, "p"), "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
+		"--storage-driver", "overlay", "--storage-opt", "overlay.mount_program=" + r.paths["fuse-overlayfs"]}, args...)
+}
+
+// asUser runs a command with the archive of the root as its stdin, which the user may not be able to open.
+func (r *runComparison) asUser(line []string) error {
+	tar, err := os.Open(r.Tar)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tar.Close() }() // only read
-	for _, args := range [][]string{{"import", "-", "base"}, {"run", "--rm", "base", "true"}} {
-		cmd := r.opt.User(args...)
-		cmd.Stdin = tar
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%v: %w: %s", args, err, out)
-		}
+	cmd := r.opt.User(line[0], line[1:]...)
+	cmd.Stdin = tar
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w: %s", line, err, out)
 	}
-	return r.measure("run --rm IMAGE true, rootless", "", perRound*r.report.Rounds, func() (time.Duration, error) {
-		cmd := r.opt.User("run", "--rm", "base", "true")
+	return nil
+}
+
+func (r *runComparison) wholeAsUser(line []string) func() (time.Duration, error) {
+	return func() (time.Duration, error) {
+		cmd := r.opt.User(line[0], line[1:]...)
 		began := time.Now()
 		out, err := cmd.CombinedOutput()
 		if took := time.Since(began); err == nil {
 			return took, nil
 		}
-		return 0, fmt.Errorf("%w: %s", err, out)
-	}, nil, fixed(mostRun))
+		return 0, fmt.Errorf("%v: %w: %s", line, err, out)
+	}
 }
 
 func (r *runComparison) execTrue() error {
-	if err := r.all(r.varve("run", "-d", "--name", "up", "base", "sleep", "100000")); err != nil {
+	begin := [][]string{r.varve("run", "-d", "--name", "up", "base", "sleep", "100000")}
+	end := [][]string{r.varve("rm", "-f", "up")}
+	var theirs func() (time.Duration, error)
+	if r.podman {
+		begin = append(begin, r.podmanRun("-d", "--name", "up", "base", "sleep", "100000"))
+		end = append(end, r.podmanLine("rm", "-f", "-t", "0", "up"))
+		theirs = r.whole(r.podmanLine("exec", "up", "true"))
+	}
+	if err := r.all(begin...); err != nil {
 		return err
 	}
-	err := r.measure("exec CONTAINER true", "", perRound*r.report.Rounds, r.whole(r.varve("exec", "up", "true")), nil, fixed(mostExec))
-	return errors.Join(err, r.all(r.varve("rm", "-f", "up")))
+	err := r.measure("exec CONTAINER true", podman, r.report.Rounds*r.report.Each, r.whole(r.varve("exec", "up", "true")), theirs, fixed(mostExec))
+	return errors.Join(err, r.all(end...))
 }
 
 // hello is how long it takes until a Python program says something.
@@ -246,7 +317,7 @@ func (r *runComparison) hello() error {
 	program := []string{"python3", "-c", `print("hello")`}
 	ours := append(r.varve("run", "--rm", "base"), program...)
 	theirs := append([]string{"bwrap", "--bind", r.tree, "/", "--dev", "/dev", "--proc", "/proc", "--unshare-pid"}, program...)
-	return r.measure("until Python says hello", "bubblewrap", perRound*r.report.Rounds, firstByte(ours), firstByte(theirs), func(theirs float64) float64 {
+	return r.measure("until Python says hello", "bubblewrap", r.report.Rounds*r.report.Each, firstByte(ours), firstByte(theirs), func(theirs float64) float64 {
 		return mostHello*theirs + plusHello
 	})
 }
@@ -311,7 +382,7 @@ func (r *runComparison) idle() error {
 	if err := r.all(r.varve("run", "-d", "--name", "idle", "base", "sleep", "100000")); err != nil {
 		return err
 	}
-	time.Sleep(10 * time.Second / time.Duration(1+perRound/max(1, r.report.Rounds))) // for the watch, and a collection of garbage
+	time.Sleep(time.Duration(min(r.report.Rounds*r.report.Each, 10)) * time.Second) // for the watch, and a collection of garbage
 	out, err := exec.Command(r.Varve, r.varve("inspect", "--format", "{{.ID}}", "idle")[1:]...).Output()
 	if err != nil {
 		return err
@@ -376,7 +447,7 @@ func resident(dir string) int64 {
 // Write prints the report as a table.
 func (r *RunReport) Write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "medians, whole processes, %d rounds of %d\n", r.Rounds, perRound)
+	fmt.Fprintf(t, "medians, whole processes, %d rounds of %d\n", r.Rounds, r.Each)
 	fmt.Fprintln(t, "job\t\tleast\tpeer\t\tat most\tmet")
 	for _, l := range r.Lines {
 		fmt.Fprintf(t, "%s\t%.1f %s\t%.1f\t%s\t%.1f\t%.1f\t%s\n", l.Job, l.Value, l.Unit, l.Least, l.Peer, l.Theirs, l.Bar, verdict(l.Bar > 0, l.Value <= l.Bar))

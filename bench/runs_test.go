@@ -30,17 +30,11 @@ func TestCompareRuns(t *testing.T) {
 		o.Rounds, o.Many, o.Log = n, 50, os.Stderr
 		o.Tar, o.Python = testenv.Debian(t, "python3-minimal", "gcc", "libc6-dev", "git", "make"), true
 	} else {
-		o.Tar = testenv.Busybox(t).Tar
+		o.Tar, o.Each = testenv.Busybox(t).Tar, 2
 	}
 	u := testenv.Ranged(t)
-	bin, store := u.Give(t, o.Varve), filepath.Join(u.Dir(t), "store")
-	o.User = func(args ...string) *exec.Cmd {
-		return u.Command(context.Background(), bin, append([]string{"--root", store}, args...)...)
-	}
-	t.Cleanup(func() {
-		out, err := o.User("rmi", "-f", "base").CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	})
+	o.UserVarve, o.UserDir, o.Empty = u.Give(t, o.Varve), u.Dir(t), emptyProgram(t)
+	o.User = func(name string, args ...string) *exec.Cmd { return u.Command(context.Background(), name, args...) }
 	report, err := bench.CompareRuns(o)
 	require.NoError(t, err)
 	require.NoError(t, report.Write(os.Stdout))
@@ -53,9 +47,21 @@ func TestCompareRuns(t *testing.T) {
 	}
 }
 
+// emptyProgram builds one of Go.
+func emptyProgram(t *testing.T) string {
+	t.Helper()
+	source, program := filepath.Join(t.TempDir(), "main.go"), filepath.Join(t.TempDir(), "empty")
+	require.NoError(t, os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600))
+	cmd := exec.Command("go", "build", "-o", program, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return program
+}
+
 func TestRunReport(t *testing.T) {
 	var out strings.Builder
-	r := bench.RunReport{Rounds: 1, Lines: []bench.RunLine{
+	r := bench.RunReport{Rounds: 1, Each: 10, Lines: []bench.RunLine{
 		{Job: "run", Unit: "ms", Value: 36, Least: 30, Bar: 35}, {Job: "many", Unit: "ms", Value: 2, Least: 2, Peer: "podman", Theirs: 10, Bar: 3},
 	}, Paces: []bench.RunPace{{Program: "bubblewrap true", Here: 9, There: 4}}}
 	require.NoError(t, r.Write(&out))
