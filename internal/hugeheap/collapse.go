@@ -6,7 +6,6 @@ import "unsafe"
 
 const (
 	hugePage = 2 << 20 // of 4 KiB pages; others say EINVAL
-	huge     = 14      // MADV_HUGEPAGE
 	collapse = 25      // MADV_COLLAPSE
 )
 
@@ -14,9 +13,7 @@ const (
 var first = new([64]byte)
 
 func init() {
-	begin := uintptr(unsafe.Pointer(first)) &^ (hugePage - 1)
-	madvise(begin, hugePage, collapse)
-	madvise(begin+hugePage, hugePage, huge) // not written to yet: one fault, if it ever is
+	madvise(uintptr(unsafe.Pointer(first))&^(hugePage-1), hugePage, collapse)
 }
 
 // madvise is the system call. It does not tell the scheduler, which has nothing else to

@@ -9,5 +9,6 @@
 //
 // Go initialises packages in the order of their paths, as soon as all that they import is
 // ready. This one imports nothing but unsafe, so it comes before those that allocate; that is also why
-// it makes its one system call itself. Where the kernel refuses, nothing has happened.
+// it makes its one system call itself. Where the kernel refuses, nothing has happened. What is
+// beyond the first 2 MiB is left as it is: a stage counts to the memory of its container.
 package hugeheap
