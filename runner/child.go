@@ -19,7 +19,7 @@ type process struct {
 	fd  *os.File // a pidfd
 }
 
-// startProcess is os.StartProcess, for a child that begins with startSlack.
+// startProcess is os.StartProcess.
 func startProcess(program string, args []string, attr *os.ProcAttr) (*process, error) {
 	fd, sys := -1, syscall.SysProcAttr{}
 	if attr.Sys != nil {
@@ -37,11 +37,7 @@ func startProcess(program string, args []string, attr *os.ProcAttr) (*process, e
 		}
 		low.Files = append(low.Files, n)
 	}
-	var pid int
-	err := withSlack(func() (err error) {
-		pid, _, err = syscall.StartProcess(program, args, &low)
-		return err
-	})
+	pid, _, err := syscall.StartProcess(program, args, &low)
 	runtime.KeepAlive(attr)
 	if err != nil {
 		return nil, &os.PathError{Op: "fork/exec", Path: program, Err: err}

@@ -51,10 +51,7 @@ func (l *leap) start() (pid int, err error) {
 	defer func() { _ = broken.Close() }() // only read
 	c, err := l.prepare(told)
 	if err == nil {
-		err = withSlack(func() (err error) {
-			pid, err = c.start()
-			return err
-		})
+		pid, err = c.start()
 	}
 	c.close()
 	if err = errors.Join(err, told.Close()); err != nil {
@@ -291,10 +288,13 @@ func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage,
 	case cfg.Single:
 		l.as = asRootGroups
 	}
-	pid, err := l.start()
-	if err == nil {
-		p.proc, err = findProcess(pid)
-	}
+	err := withSlack(func() error {
+		pid, err := l.start()
+		if err == nil {
+			p.proc, err = findProcess(pid)
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}

@@ -27,6 +27,7 @@ type Self struct {
 	Userns        *Userns // nil stays in the user namespace of this process
 	Setsid        bool    // a session of its own, without a terminal
 	PrivateMounts bool    // a mount namespace of its own; always so with Userns
+	Slack         bool    // much timer slack, until it calls [WakePromptly]: it starts quicker
 	// Into is a pidfd of a process whose user namespace the new one is in, in the place of
 	// Userns; nil is none. It stays the caller's. That namespace has to be one that its user made.
 	Into *os.File
@@ -108,11 +109,14 @@ func startSelf(s Self) (*Child, error) {
 		attr.Files = append(attr.Files, s.Program)
 	}
 	var proc *process
-	if s.Into != nil {
-		proc, err = s.leap(attr)
-	} else {
-		proc, err = startProcess(path, s.Args, attr)
-	}
+	err = s.slack(func() (err error) {
+		if s.Into != nil {
+			proc, err = s.leap(attr)
+		} else {
+			proc, err = startProcess(path, s.Args, attr)
+		}
+		return err
+	})
 	_ = gate.Close() // the child has it
 	if err != nil {
 		_ = opener.Close() // nothing was written
@@ -123,6 +127,14 @@ func startSelf(s Self) (*Child, error) {
 		return nil, c.abandon(err)
 	}
 	return c, nil
+}
+
+// slack calls fork, with slack for the child if it is to have it.
+func (s *Self) slack(fork func() error) error {
+	if s.Slack {
+		return withSlack(fork)
+	}
+	return fork()
 }
 
 // isPassed tells whether the child gets its program as the descriptor behind the gate.

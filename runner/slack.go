@@ -12,8 +12,8 @@ import (
 
 // Timer slack (prctl(2), PR_SET_TIMERSLACK) is how much later than asked the kernel may
 // wake a thread. A Go program that has just begun has a monitor, a thread that sleeps 20 µs at
-// a time, and on a virtual machine each such wake costs more than it sleeps. So what this package
-// starts begins with much slack, which all its threads inherit. Measured: a tenth of a run. A program gets
+// a time, and on a virtual machine each such wake costs more than it sleeps. So stages, and who asks
+// for it, begin with much slack, which all their threads inherit. Measured: a tenth of a run. A program gets
 // the kernel's before it is executed; only what it would have by prctl(PR_SET_TIMERSLACK, 0), the
 // slack that its process was born with, is still ours.
 const (
@@ -44,8 +44,8 @@ func setSlack(d time.Duration) error {
 	return nil
 }
 
-// WakePromptly gives all threads of this process, which was started by [StartSelf], the timer
-// slack that others have. It is for who lives on. Where /proc does not let it, they wake late.
+// WakePromptly gives all threads of this process the timer slack that others have, if it was
+// started with [Self].Slack. Where /proc does not let it, they wake late.
 func WakePromptly() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {

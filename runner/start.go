@@ -251,7 +251,10 @@ func (p *Process) bear(cfg *Config, attr *os.ProcAttr, w *passage) error {
 
 // forkAs starts the stage of this name.
 func (p *Process) forkAs(stage string, attr *os.ProcAttr) (err error) {
-	p.proc, err = startProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{stage}, attr)
+	err = withSlack(func() (err error) {
+		p.proc, err = startProcess(fmt.Sprintf("/proc/self/fd/%d", binaryFD), []string{stage}, attr)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}

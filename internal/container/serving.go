@@ -16,7 +16,7 @@ import (
 // spare it does not: creating files and bringing them up took a tenth less time
 // (docs/performance.md).
 //
-// The timers of its threads, which had slack while they began, get the kernel's. The
+// The timers of a supervisor's threads, which had slack while it began, get the kernel's. The
 // garbage collector, which main holds off for verbs that soon end, is put back to
 // normal: soon, so that a container that ends at once never pays for a collection
 // (2 ms), and until then so far that it starts at 8 MiB.

@@ -106,6 +106,7 @@ func (s *Session) startSelf(theirs, into *os.File) (container.State, error) {
 		Stderr:        os.Stderr,          // until it has a file of its own
 		Files:         []*os.File{theirs}, // descriptor 3
 		Setsid:        true,               // it outlives this terminal
+		Slack:         true,
 		Into:          into,
 		PrivateMounts: true,
 	}
