@@ -180,9 +180,17 @@ func (o *office) change(e *errand, listener int) error {
 	return keepAttribute(file, &st, e)
 }
 
+// wanted is an id as the view reads it: -1 is the one that the file has.
+func wanted(id uint32) string {
+	if id == keep {
+		return "-1"
+	}
+	return strconv.FormatUint(uint64(id), 10)
+}
+
 // tellOwner has a view of ours keep the owner.
 func tellOwner(file int, st *unix.Stat_t, e *errand) error {
-	owner := fmt.Sprintf("%d:%d", int32(e.UID), int32(e.GID))
+	owner := wanted(e.UID) + ":" + wanted(e.GID)
 	if err := at.Setxattr(file, "", ownerAttr, []byte(owner), 0); err != nil {
 		return err
 	}

@@ -142,6 +142,8 @@ func TestTeller(t *testing.T) {
 			kill -STOP $!; stat -c %u /x; kill -CONT $!; kill -KILL $!
 			wait $! || test $? = 137
 		done`)
-	require.Equal(t, "0:0\n", h.ok(t, "exec", "long", "sh", "-c", "chown 0:0 /x; stat -c %u:%g /x"))
+	for _, owner := range []string{"4294967294:2147483648", "0:0"} {
+		require.Equal(t, owner+"\n", h.ok(t, "exec", "long", "sh", "-c", "chown "+owner+" /x; stat -c %u:%g /x"))
+	}
 	endsWith(t, supervisor, attendants(t, supervisor, "varve-teller"))
 }
