@@ -15,10 +15,6 @@ import (
 // execName is argv[0] of the exec stage.
 const execName = "varve-exec"
 
-// targetFD is a descriptor of the exec stage, behind those of the init stage: the
-// container's process 1.
-const targetFD = 6
-
 // Exec runs cfg.Args as one more process of the container of p, and returns when the
 // program has been executed. Of cfg, Root, Hostname, Mounts and Tmpfs are not used:
 // they are the container's, whose Network has to be said again. A working directory that is missing is not made.
@@ -27,9 +23,9 @@ const targetFD = 6
 // to close Console if there is one. Errors are as those of [Start]; a container that
 // has ended is os.ErrProcessDone.
 //
-// A thread of this process takes the container's pid namespace for its children, and
-// starts the exec stage with that; it enters the other namespaces itself. So no path
-// is walked through the container's root here, where the caller serves it.
+// The exec stage is born in all namespaces of the container: nobody in there, not even who
+// may look into every process (CAP_SYS_PTRACE), finds one whose root is still the host's.
+// No path is walked through the container's root here, where the caller serves it.
 func (p *Process) Exec(cfg Config) (*Process, error) {
 	cfg.Root = "/" // of the container, when it is looked at
 	cfg.Mounts, cfg.Tmpfs = nil, nil
@@ -69,8 +65,7 @@ func (p *Process) pidfd() (*os.File, error) {
 	return f, nil
 }
 
-// enter starts the exec stage from a thread that ends then: what it has entered for
-// its children can not be left.
+// enter starts the exec stage.
 func enter(cfg *Config, w *passage) (*Process, error) {
 	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, w.files()...)
 	if cfg.Terminal {
@@ -86,22 +81,11 @@ func enter(cfg *Config, w *passage) (*Process, error) {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
 	}
 	p := &Process{done: make(chan struct{}), grouped: cfg.Group != nil}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if !cfg.HostPID {
-			if err := unix.Setns(int(w.target.Fd()), unix.CLONE_NEWPID); err != nil {
-				started <- fmt.Errorf("enter the container: setns: %w", err)
-				return
-			}
-		}
-		if cfg.UIDs != nil {
-			started <- p.leap(execName, cfg, attr, w, w.target, cfg.own(), 0)
-			return
-		}
-		started <- p.forkAs(execName, attr)
-	}()
-	if err := <-started; err != nil {
+	err := p.leap(execName, cfg, attr, w, w.target, cfg.own(), 0)
+	if errors.Is(err, unix.ESRCH) {
+		err = errors.New("the container has ended")
+	}
+	if err != nil {
 		return nil, err
 	}
 	go p.await()
@@ -128,22 +112,14 @@ func execStage() {
 	os.Exit(125)
 }
 
-// joinProgram returns only with an error. Its steps are those of becomeProgram: what
-// has to be read outside is read first, then nothing outside can be reached.
+// joinProgram returns only with an error. Its steps are those of becomeProgram. Nothing
+// outside can be reached from the first on.
 func joinProgram(control *link) error {
 	o, err := readOrder()
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(enterGroups(o), scoreOOM(o.OOMScoreAdj)); err != nil {
-		return err
-	}
-	// The processes of the container must not look into this one, which has more
-	// rights than they.
-	if err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
-	}
-	if err = joinNamespaces(&o.Config); err != nil {
+	if err = errors.Join(enterGroups(o), scoreOOM(o.OOMScoreAdj), hide()); err != nil {
 		return err
 	}
 	unix.Umask(0)
@@ -170,32 +146,20 @@ func joinProgram(control *link) error {
 	return execute(control, program, o, false)
 }
 
-// joinNamespaces enters all namespaces of the container but that of pids, in which
-// this process was born. Its root and working directory are the container's then.
-func joinNamespaces(cfg *Config) error {
-	if cfg.UIDs != nil { // it was born there
-		return nil
-	}
-	// A mount namespace can be entered by a thread alone only if it shares no root
-	// directory with others.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	err := unix.Setns(targetFD, cfg.own())
-	if errors.Is(err, unix.ESRCH) {
-		return errors.New("the container has ended")
-	}
-	if err != nil {
-		return fmt.Errorf("enter the container: setns: %w", err)
+// hide keeps the processes of the container from looking into this one, which holds more
+// than they.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
 	return nil
 }
 
-// own are the namespaces that the container does not share with the caller, but those of
-// users and of pids. Those of the host may be nobody's to enter, and are ours already.
+// own are the namespaces that the container does not share with the caller, but that of
+// users. Those of the host may be nobody's to enter, and are ours already.
 func (c *Config) own() int {
 	all := unix.CLONE_NEWNS
-	for flag, own := range map[int]bool{unix.CLONE_NEWUTS: !c.HostUTS, unix.CLONE_NEWIPC: !c.HostIPC,
+	for flag, own := range map[int]bool{unix.CLONE_NEWPID: !c.HostPID, unix.CLONE_NEWUTS: !c.HostUTS, unix.CLONE_NEWIPC: !c.HostIPC,
 		unix.CLONE_NEWCGROUP: !c.HostCgroups, unix.CLONE_NEWNET: c.Network != HostNetwork} {
 		if own {
 			all |= flag

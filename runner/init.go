@@ -36,7 +36,7 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
-	if err = errors.Join(joinGroups(o), scoreOOM(o.OOMScoreAdj)); err != nil {
+	if err = errors.Join(joinGroups(o), scoreOOM(o.OOMScoreAdj), hide()); err != nil {
 		return err
 	}
 	if err = setUpHost(&o.Config); err != nil {

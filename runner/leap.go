@@ -14,9 +14,9 @@ import (
 )
 
 // The kernel lets nobody enter a user namespace who has several threads, as every Go
-// program has, and os.StartProcess knows no way to do it in between. So a process in a user
-// namespace that is there already is started by hand: a fork, in which only system calls are
-// made until it executes a program.
+// program has, and os.StartProcess knows no way to enter namespaces in between. So a process
+// in namespaces that are there already is started by hand: a fork, in which only system calls
+// are made until it executes a program.
 
 // leap is such a start.
 type leap struct {
@@ -27,8 +27,8 @@ type leap struct {
 	session   bool       // a session of its own
 
 	target *os.File // a pidfd of who is in the namespaces
-	spaces int      // which of them are entered, CLONE_NEW…
-	fresh  int      // which are made then; with CLONE_NEWPID by one more fork
+	spaces int      // which of them are entered, CLONE_NEW…; with CLONE_NEWPID by one more fork, when all others are
+	fresh  int      // which are made then; likewise
 	as     leapAs
 }
 
@@ -121,7 +121,7 @@ func (l *leap) prepare(told *os.File) (*leapChild, error) {
 	if l.group != nil {
 		c.clone.Flags, c.clone.Cgroup = unix.CLONE_INTO_CGROUP, uint64(l.group.Fd())
 	}
-	if l.fresh&unix.CLONE_NEWPID != 0 { // of which nobody becomes a member later
+	if (l.spaces|l.fresh)&unix.CLONE_NEWPID != 0 { // of which nobody becomes a member later
 		c.again, c.fresh = true, 0
 		c.second.Flags = uint64(l.fresh) | unix.CLONE_PARENT
 	}
@@ -274,19 +274,29 @@ func (c *leapChild) become() (errno syscall.Errno) {
 	return errno
 }
 
-// leap starts a stage in the user namespace, and in others, of the process behind target, as
-// the root there if there is one. fresh are those that are made for it.
+// leapAs is who a stage becomes in the user namespace of the container.
+func (c *Config) leapAs() leapAs {
+	switch {
+	case !c.hasRoot():
+		return asAbler
+	case c.Single:
+		return asRootGroups
+	}
+	return asRoot
+}
+
+// leap starts a stage in namespaces of the process behind target; if the container has a user
+// namespace of its own in that, too, as the root there if there is one. fresh are those that
+// are made for it.
 func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage, target *os.File, spaces, fresh int) error {
 	l := leap{binary: w.binary, args: []string{stage}, env: attr.Env, files: attr.Files, session: true,
-		target: target, spaces: spaces | unix.CLONE_NEWUSER, fresh: fresh, as: asRoot}
+		target: target, spaces: spaces, fresh: fresh}
 	if attr.Sys.UseCgroupFD {
 		l.group = cfg.Group
 	}
-	switch {
-	case !cfg.hasRoot():
-		l.as = asAbler
-	case cfg.Single:
-		l.as = asRootGroups
+	if cfg.UIDs != nil {
+		l.spaces |= unix.CLONE_NEWUSER
+		l.as = cfg.leapAs()
 	}
 	err := withSlack(func() error {
 		pid, err := l.start()

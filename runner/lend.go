@@ -15,8 +15,8 @@ import (
 // with no way to the view in the store, to a volume in somebody's home, or to a control
 // group. So the caller opens these, and lends them to the stage as descriptors.
 
-// lent are the numbers of such descriptors; without a user namespace there are none, and
-// the stage opens by path.
+// lent are the numbers of such descriptors; without a user namespace an init stage has none,
+// and opens by path.
 type lent struct {
 	RootFD    int   // 0: neither it nor volumes are lent
 	ShmFD     int   // /dev/shm of another container; 0 for none
@@ -25,16 +25,12 @@ type lent struct {
 }
 
 // lend opens for the stage what o asks for: /dev/shm of another container, and if there is a
-// user namespace of its own the rest, too; where the container is there already the control
-// groups alone.
+// user namespace of its own the rest, too; where the container is there already, and the
+// stage is born in it, the control groups alone.
 func (w *passage) lend(o *order) error {
-	last := binaryFD
-	if w.target != nil {
-		last = targetFD
-	}
 	add := func(fd int, name string) int {
 		w.loans = append(w.loans, os.NewFile(uintptr(fd), name))
-		return last + len(w.loans)
+		return binaryFD + len(w.loans)
 	}
 	if o.Shared.IPC != nil && w.target == nil {
 		fd, err := openShm(o.Shared.IPC)
@@ -46,7 +42,7 @@ func (w *passage) lend(o *order) error {
 			return err
 		}
 	}
-	if o.UIDs == nil {
+	if o.UIDs == nil && w.target == nil {
 		return nil
 	}
 	for _, dir := range o.Join {

@@ -29,6 +29,8 @@ func playRole(role string) int {
 		code, err = contain()
 	case "attempt": // a system call, in a container
 		code = attempt(os.Getenv("RUNNER_TEST_THEN"))
+	case "peek": // into other processes, in a container
+		err = peek(os.Getenv("RUNNER_TEST_THEN"))
 	case "sleep":
 		time.Sleep(time.Minute)
 	case "ids": // calls that change the users of threads, beside the kernel's

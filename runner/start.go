@@ -98,11 +98,7 @@ func openPassage(cfg *Config, target *os.File) (w *passage, err error) {
 
 // files are the descriptors of the stage, in the order of configFD and those after it.
 func (w *passage) files() []*os.File {
-	list := []*os.File{w.config, w.theirs.file, w.binary}
-	if w.target != nil {
-		list = append(list, w.target)
-	}
-	return append(list, w.loans...)
+	return append([]*os.File{w.config, w.theirs.file, w.binary}, w.loans...)
 }
 
 // awaitExec reads what the stage, of this pid, says until it has become the program, or
