@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -44,12 +45,87 @@ func attempts() map[string]func() unix.Errno {
 		"ptrace 1":        call(unix.SYS_PTRACE, unix.PTRACE_ATTACH, 1),
 		"newer than all":  call(5000),
 		"getpid":          call(unix.SYS_GETPID),
+		"key of caller":   searchCanaryKey,
 		"socket":          call(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC),
 		"prctl": func() unix.Errno {
 			var b [16]byte
 			return call(unix.SYS_PRCTL, unix.PR_GET_NAME, uintptr(unsafe.Pointer(&b)))()
 		},
 	}
+}
+
+// canaryKey is a key in the session keyring of who starts a container.
+const canaryKey = "varve-canary"
+
+// searchCanaryKey looks for it in the session keyring at hand.
+func searchCanaryKey() unix.Errno {
+	_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", canaryKey, 0)
+	errno, _ := err.(unix.Errno)
+	return errno
+}
+
+// keyed is the role that has such a key, and then is "contain": all of its threads have it.
+func keyed() error {
+	runtime.LockOSThread()
+	if _, err := unix.KeyctlJoinSessionKeyring("varve-test"); err != nil {
+		return err
+	}
+	if _, err := unix.AddKey("user", canaryKey, []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING); err != nil {
+		return err
+	}
+	if errno := searchCanaryKey(); errno != 0 {
+		return fmt.Errorf("the key is not there: %w", errno)
+	}
+	return becomeContain()
+}
+
+// inheriting is the role that lets what it executes inherit every capability, and then is
+// "contain".
+func inheriting() error {
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	for i := range data {
+		data[i].Inheritable = data[i].Permitted
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return err
+	}
+	for _, c := range everyCapability() {
+		_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0) // some are unknown to the kernel
+	}
+	return becomeContain()
+}
+
+func becomeContain() error {
+	if err := os.Setenv("RUNNER_TEST_ROLE", "contain"); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", os.Args, os.Environ())
+}
+
+// The keys of who starts a container are not inside, whatever it may call.
+func TestSessionKeyringIsItsOwn(t *testing.T) {
+	needRoot(t)
+	cfg := Config{Root: testsRoot(t), Args: []string{"/bin/tests"}, Unconfined: true,
+		Env: []string{"RUNNER_TEST_ROLE=attempt", "RUNNER_TEST_THEN=key of caller"}}
+	text, said, code := play(t, 0, "keyed", &cfg)
+	require.Zero(t, code, said)
+	require.Equal(t, "key of caller: ENOKEY\n", text)
+}
+
+// CVE-2022-24769: what the caller lets others inherit the program does not have. Each of
+// clearing the ambient set and the inheritable one keeps it from having the former; the
+// latter is seen by itself.
+func TestInheritedCapabilities(t *testing.T) {
+	needRoot(t)
+	cfg := sh(busyboxRoot(t), "grep -E '^Cap(Inh|Eff|Amb)' /proc/self/status")
+	text, said, code := play(t, 0, "inheriting", &cfg)
+	require.Zero(t, code, said)
+	require.Equal(t, "CapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nCapAmb:\t0000000000000000\n", text)
 }
 
 // attempt is the role of a program that tries one of them and prints how it went.

@@ -115,9 +115,9 @@ func readPeeks(r io.Reader, times int) error {
 	return io.ErrUnexpectedEOF
 }
 
-// A stage whose capabilities are the container's already still has descriptors that are not.
-// It is held where it executes the program, by a lease on that; nobody inside, who could
-// debug it by his rights, can look into it (PR_SET_DUMPABLE).
+// When a stage executes the program its capabilities are the container's, and not only those
+// of the program, which the bounding set sees to. It still has descriptors of its own, though,
+// so nobody inside can look into it (PR_SET_DUMPABLE). It is held there by a lease on the program.
 func TestStagesCanNotBeLookedInto(t *testing.T) {
 	needRoot(t)
 	for stage, start := range map[string]func(p *Process, cfg Config) (*Process, error){
@@ -151,10 +151,10 @@ func TestStagesCanNotBeLookedInto(t *testing.T) {
 			require.NoError(t, err)
 		}
 		text := execOutput(t, p, cfg, `for d in /proc/[0-9]*; do [ "$(tr '\0' ' ' < $d/cmdline)" = "`+stage+` " ] || continue
-echo stage; readlink $d/exe; readlink $d/root; readlink $d/fd/4; done; echo end`)
+grep CapPrm $d/status; readlink $d/exe; readlink $d/root; readlink $d/fd/4; done; echo end`)
 		require.NoError(t, unix.Close(lease))
 		require.NoError(t, <-started)
 		requireCode(t, held, 0)
-		require.Equal(t, "stage\nend\n", text)
+		require.Equal(t, "CapPrm:\t00000000a80425fb\nend\n", text, stage)
 	}
 }

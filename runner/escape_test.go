@@ -76,16 +76,36 @@ func TestDevicesAreNotTheImages(t *testing.T) {
 	for _, name := range []string{"null", "console", "pts", "ptmx", "shm", "tty", "fd"} {
 		require.NoError(t, os.Symlink("/proc/sys/kernel/core_pattern", filepath.Join(root, "dev", name)))
 	}
-	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	require.NoError(t, err)
+	pattern := corePattern(t)
 	text, code := output(t, sh(root, `echo "|/evil" > /dev/null; test -c /dev/null && test -d /dev/pts &&
 cat /proc/keys /proc/timer_list; echo "|/evil" > /proc/sys/kernel/core_pattern`))
 	require.NotZero(t, code)
 	require.Equal(t, "sh: can't create /proc/sys/kernel/core_pattern: Read-only file system\n", text)
-	now, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	require.NoError(t, err)
-	require.Equal(t, pattern, now)
+	require.Equal(t, pattern, corePattern(t))
 	bird.requireAlive(t)
+}
+
+// corePattern is what the kernel does with a core of this machine, which is what an attack
+// wants to have changed. If one succeeds, it is put back.
+func corePattern(t *testing.T) string {
+	const name = "/proc/sys/kernel/core_pattern"
+	pattern, err := os.ReadFile(name)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if now, err := os.ReadFile(name); err == nil && string(now) != string(pattern) {
+			require.NoError(t, os.WriteFile(name, pattern, 0))
+		}
+	})
+	return string(pattern)
+}
+
+// What would change the kernel of the machine can not be opened to be written.
+func TestKernelFilesAreReadOnly(t *testing.T) {
+	needRoot(t)
+	text, code := output(t, sh(busyboxRoot(t), `for d in /sys /proc/sys /proc/irq /proc/bus /proc/fs /proc/sysrq-trigger; do
+for f in $(find $d -maxdepth 3 -type f -perm -200 2>/dev/null | head -n 60); do (: >> $f) 2>/dev/null && echo $f; done; done; echo end`))
+	require.Zero(t, code, text)
+	require.Equal(t, "end\n", text)
 }
 
 // CVE-2021-30465: links in the image and in shared volumes stay inside.
@@ -474,14 +494,13 @@ func TestProcIsTheKernels(t *testing.T) {
 	for _, name := range fakes {
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte("fake\n"), 0o666))
 	}
-	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	require.NoError(t, err)
+	pattern := corePattern(t)
 	score := 500
 	cfg := sh(root, "cat /proc/self/oom_score_adj /proc/sys/kernel/core_pattern")
 	cfg.OOMScoreAdj = &score
 	text, code := output(t, cfg)
 	require.Zero(t, code, text)
-	require.Equal(t, "500\n"+string(pattern), text)
+	require.Equal(t, "500\n"+pattern, text)
 
 	a, b := filepath.Join(shared, "a"), filepath.Join(shared, "b")
 	require.NoError(t, os.Mkdir(a, 0o755))
@@ -495,7 +514,7 @@ func TestProcIsTheKernels(t *testing.T) {
 			continue
 		}
 		require.Zero(t, code, text)
-		require.Equal(t, "500\n"+string(pattern), text)
+		require.Equal(t, "500\n"+pattern, text)
 	}
 	stop()
 	for _, name := range fakes {
@@ -503,7 +522,5 @@ func TestProcIsTheKernels(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "fake\n", string(data), name)
 	}
-	now, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	require.NoError(t, err)
-	require.Equal(t, pattern, now)
+	require.Equal(t, pattern, corePattern(t))
 }

@@ -29,6 +29,12 @@ func playRole(role string) int {
 		code, err = contain()
 	case "attempt": // a system call, in a container
 		code = attempt(os.Getenv("RUNNER_TEST_THEN"))
+	case "keyed": // with a key in the session, play "contain"
+		err = keyed()
+	case "enclose": // what a courier is, told by RUNNER_TEST_CANARY what it must not see
+		err = enclose(os.Getenv("RUNNER_TEST_CANARY"))
+	case "inheriting": // with all capabilities to be inherited, play "contain"
+		err = inheriting()
 	case "peek": // into other processes, in a container
 		err = peek(os.Getenv("RUNNER_TEST_THEN"))
 	case "sleep":

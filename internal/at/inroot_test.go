@@ -66,6 +66,14 @@ func TestInRootRefusesMagicLinks(t *testing.T) {
 
 func TestMakeDirs(t *testing.T) {
 	root, dir, outside := jail(t)
+	// A link that dangles in the root, and does not outside of it, is what a name is that is
+	// exchanged when the directory has just been made (CVE-2021-30465).
+	for _, name := range []string{"out", "out/x"} {
+		_, err := at.MakeDirs(root, name, 0o755)
+		require.ErrorIs(t, err, unix.ENOTDIR, name)
+	}
+	_, err := at.MakeFile(root, "out/x", 0o755)
+	require.ErrorIs(t, err, unix.ENOTDIR)
 	for name, want := range map[string]string{"/": "", "a": "/a", "x/y/z": "/x/y/z", "up/../../../w": "/w",
 		"absolute/new/er": "/a/new/er", strings.TrimPrefix(outside, "/"): outside} {
 		fd, err := at.MakeDirs(root, name, 0o750)
