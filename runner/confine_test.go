@@ -300,6 +300,12 @@ func TestTableOfUsersIsATrap(t *testing.T) {
 		require.Less(t, time.Since(begin), 30*time.Second, name)
 		require.NoError(t, os.Remove(passwd))
 	}
+	// No line is too long here, and the one that is wanted is behind what is read.
+	many := strings.Repeat("x:x:1:1::/:\n", maxTable/12+1)
+	require.NoError(t, os.WriteFile(passwd, []byte(many+"eve:x:0:0::/:\n"), 0o644))
+	_, err := Start(cfg)
+	require.EqualError(t, err, "/etc/passwd of the container is larger than 8388608 bytes, and what was looked for is not in these")
+	require.NoError(t, os.Remove(passwd))
 	if !single(t) { // a number needs no table
 		cfg.User = "12"
 		_, code := output(t, cfg)

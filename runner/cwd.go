@@ -3,7 +3,6 @@ package runner
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -45,12 +44,12 @@ func enterDir(fd int, err error, dir string) error {
 	if err = unix.Fchdir(fd); err != nil {
 		return fmt.Errorf("the working directory %q: chdir: %w", dir, err)
 	}
-	now, err := unix.Getwd()
+	_, err = unix.Getwd()
+	if errors.Is(err, unix.ENOENT) { // what the kernel calls "(unreachable)/…", or has no name any more
+		return fmt.Errorf("the working directory %q is refused: it is outside of the container", dir)
+	}
 	if err != nil {
 		return fmt.Errorf("the working directory %q: getcwd: %w", dir, err)
-	}
-	if !strings.HasPrefix(now, "/") { // "(unreachable)/…"
-		return fmt.Errorf("the working directory %q is refused: it is outside of the container", dir)
 	}
 	return nil
 }

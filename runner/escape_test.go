@@ -186,6 +186,54 @@ func TestWorkingDirectoryThroughADescriptorIsRefused(t *testing.T) {
 	}
 }
 
+// The same guard by itself: whatever way led to a directory outside, nobody stays there.
+func TestWorkingDirectoryOutsideIsRefused(t *testing.T) {
+	needRoot(t)
+	bird := newCanary(t)
+	text, said, code := play(t, 0, "go-outside", nil, "RUNNER_TEST_THEN="+bird.dir, "RUNNER_TEST_CONFIG="+t.TempDir())
+	require.Zero(t, code, said)
+	require.Equal(t, "the working directory \"/\" is refused: it is outside of the container\n", text)
+}
+
+// goOutside is the role of a stage that has got hold of a directory outside of its root.
+func goOutside(dir, root string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err = errors.Join(err, unix.Chroot(root), unix.Chdir("/")); err != nil {
+		return err
+	}
+	fmt.Println(enterDir(fd, nil, "/"))
+	return nil
+}
+
+// Where the mounts of the host are shared with others, those of a container are its own:
+// it can not even begin otherwise, as its root takes the place of the host's.
+func TestSharedMountsOfTheHost(t *testing.T) {
+	needRoot(t)
+	cfg := sh(busyboxRoot(t), "grep -c shared: /proc/self/mountinfo")
+	text, said, code := play(t, 0, "sharing", &cfg)
+	require.Equal(t, 1, code, said)
+	require.Equal(t, "0\n", text)
+}
+
+// sharing is the role that has all mounts shared, in a mount namespace of its own, and
+// plays "contain" there.
+func sharing() (int, error) {
+	if os.Getenv("RUNNER_TEST_THEN") == "contain" {
+		if err := os.Setenv("RUNNER_TEST_THEN", ""); err != nil {
+			return 0, err
+		}
+		c, err := StartSelf(Self{Args: []string{"varve-test"}, PrivateMounts: true, Stdout: os.Stdout, Stderr: os.Stderr})
+		if err != nil {
+			return 0, err
+		}
+		return c.Wait()
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return 0, err
+	}
+	return contain()
+}
+
 func TestHostMountsAreNotToBeSeen(t *testing.T) {
 	needRoot(t)
 	text, _ := output(t, withMounts(sh(busyboxRoot(t), "cut -d' ' -f5 /proc/self/mountinfo | sort"),

@@ -33,6 +33,10 @@ func playRole(role string) int {
 		err = keyed()
 	case "enclose": // what a courier is, told by RUNNER_TEST_CANARY what it must not see
 		err = enclose(os.Getenv("RUNNER_TEST_CANARY"))
+	case "go-outside":
+		err = goOutside(os.Getenv("RUNNER_TEST_THEN"), os.Getenv("RUNNER_TEST_CONFIG"))
+	case "sharing":
+		code, err = sharing()
 	case "inheriting": // with all capabilities to be inherited, play "contain"
 		err = inheriting()
 	case "peek": // into other processes, in a container

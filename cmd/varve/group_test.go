@@ -131,6 +131,13 @@ func TestLimits(t *testing.T) {
 		require.NotContains(t, out, "all\n")
 		out = h.ok(t, "run", "--rm", "--cpuset-cpus", "0", "small:1", "grep", "Cpus_allowed_list", "/proc/self/status")
 		require.Contains(t, out, "Cpus_allowed_list:\t0\n")
+		// None of them can be changed from inside, nor anything else of the groups (CVE-2022-0492).
+		out = h.ok(t, "run", "--rm", "--pids-limit", "50", "small:1", "sh", "-c",
+			"find /sys/fs/cgroup -type f | while read f; do (: >> $f) 2>/dev/null && echo $f; done; find /sys/fs/cgroup -name pids.max; echo end")
+		require.Regexp(t, `^(varve: .*\n)?(/sys/fs/cgroup/(pids/)?pids.max\n)?end\n$`, out)
+		if h.user == nil {
+			require.Contains(t, out, "pids.max\n")
+		}
 		out, code = h.run(t, "run", "--name", "hog", "-m", "16m", "small:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
 		if warned := strings.Contains(out, "no control group with the controllers memory is to be had here"); !warned {
 			require.Equal(t, 137, code, out)

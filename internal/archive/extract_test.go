@@ -78,6 +78,29 @@ func TestExtractRefusesPlantedLinks(t *testing.T) {
 	c.requireUnchanged(t)
 }
 
+// TestExtractMakesNewFiles: what somebody puts in the place of a name, when that has just
+// been cleared, is not written to. Each guard by itself, which a race would rarely need.
+func TestExtractMakesNewFiles(t *testing.T) {
+	c := newCanary(t)
+	victim := c.root + "/victim/passwd"
+	require.NoError(t, os.Symlink(victim, c.layer+"/link"))
+	overwrite(t, c.layer+"/file", "as it was")
+	require.NoError(t, unix.Mkfifo(c.layer+"/fifo", 0o600))
+	top, err := at.OpenRoot(c.layer)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Close(top)) }()
+	for name, want := range map[string]error{"link": unix.ELOOP, "fifo": unix.ENXIO} {
+		x := &extractor{root: top, tar: tar.NewReader(bytes.NewReader(build(t, file(name, "x")))), buf: make([]byte, chunkSize)}
+		hdr, err := x.tar.Next()
+		require.NoError(t, err)
+		require.ErrorIs(t, x.regular(hdr, top, name, &attrs{}), unix.EEXIST, name)
+		require.ErrorIs(t, x.regular(hdr, top, "file", &attrs{}), unix.EEXIST)
+		require.ErrorIs(t, x.refill(hdr, top, name), want, name)
+	}
+	require.Equal(t, "as it was", lstat(t, c.layer+"/file").Data)
+	c.requireUnchanged(t)
+}
+
 // TestExtractRules: what takes the place of what, and what becomes of attributes.
 func TestExtractRules(t *testing.T) {
 	for name, c := range map[string]struct {
