@@ -125,7 +125,9 @@ func TestVolumeTargetsStayInside(t *testing.T) {
 }
 
 // The same as a race: one name of a shared volume is a directory and a link to
-// the host in turn, as fast as the kernel can.
+// the host in turn, as fast as the kernel can. Two guards hold here: names are resolved in
+// the root (by itself: TestInRoot and TestMakeDirs in internal/at), and nothing else
+// is to be seen when that is done (TestHostMountsAreNotToBeSeen). The race needs both gone.
 func TestVolumeTargetRace(t *testing.T) {
 	needRoot(t)
 	root, bird, shared, host := busyboxRoot(t), newCanary(t), t.TempDir(), t.TempDir()
@@ -166,7 +168,8 @@ func exchange(t *testing.T, a, b string) (stop func()) {
 	}
 }
 
-// CVE-2024-21626
+// CVE-2024-21626. Magic links are refused (by itself: TestInRootRefusesMagicLinks in
+// internal/at), and what is outside is, whatever the way there was (the next test).
 func TestWorkingDirectoryThroughADescriptorIsRefused(t *testing.T) {
 	needRoot(t)
 	root := busyboxRoot(t)

@@ -195,6 +195,8 @@ func TestNoNetworkHasLoopbackAlone(t *testing.T) {
 	require.Equal(t, "lo\nanswers\n", text)
 }
 
+// The bounding set alone makes them so: what the stage has before the program is held by
+// TestStagesCanNotBeLookedInto, what it has inherited by TestInheritedCapabilities.
 func TestCapabilitiesAreDockers(t *testing.T) {
 	needRoot(t)
 	cfg := sh(busyboxRoot(t), "grep -E '^(Cap|Groups)' /proc/self/status; mount -t tmpfs x /etc 2>&1; umask")

@@ -145,6 +145,55 @@ func TestExtractRules(t *testing.T) {
 	}
 }
 
+// mapBomb is an archive of a sparse file with a map of any number of entries (CVE-2025-58183).
+type mapBomb struct {
+	head *bytes.Reader
+	read int64
+}
+
+func newMapBomb(t *testing.T) *mapBomb {
+	// archive/tar does not write these records, so a placeholder is renamed.
+	records := map[string]string{"GNU_sparse_major": "1", "GNU_sparse_minor": "0", "GNU_sparse_name": "f", "GNU_sparse_realsize": "1"}
+	var b bytes.Buffer
+	require.NoError(t, tar.NewWriter(&b).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "f", Size: 1 << 40, Mode: 0o600, PAXRecords: records}))
+	b.WriteString("1000000000000\n")
+	return &mapBomb{head: bytes.NewReader(bytes.ReplaceAll(b.Bytes(), []byte("GNU_sparse_"), []byte("GNU.sparse.")))}
+}
+
+func (m *mapBomb) Read(p []byte) (int, error) {
+	if m.head.Len() > 0 {
+		return m.head.Read(p)
+	}
+	m.read += int64(len(p))
+	for i := range p {
+		p[i] = "0\n"[i%2]
+	}
+	return len(p), nil
+}
+
+// TestExtractBombs: what a small archive may want is refused, or needs little.
+func TestExtractBombs(t *testing.T) {
+	path := t.TempDir()
+	_, err := extract(t, path, sparseBomb(t, 1<<30), ExtractOptions{})
+	require.NoError(t, err)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path+"/sparse", &st))
+	require.EqualValues(t, 1<<30, st.Size)
+	require.Less(t, st.Blocks, int64(1000))
+
+	_, err = extract(t, path, wideWindow(), ExtractOptions{})
+	require.ErrorContains(t, err, "window")
+
+	dir, err := at.OpenRoot(path)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.Close(dir)) }()
+	bomb := newMapBomb(t)
+	_, err = Extract(bomb, dir, ExtractOptions{})
+	require.Error(t, err)
+	require.Less(t, bomb.read, int64(16<<20), "bytes that were read of the map")
+	require.NoFileExists(t, path+"/f")
+}
+
 // TestExtractRights: an archive that is not trusted gives no rights and makes no devices.
 func TestExtractRights(t *testing.T) {
 	requireRoot(t)
@@ -243,7 +292,8 @@ func TestFilesRace(t *testing.T) {
 }
 
 // TestExtractRace: while the directory that is filled is exchanged with a symbolic link that
-// leads out, nothing outside is written.
+// leads out, nothing outside is written. The guards of a single name are in
+// TestExtractMakesNewFiles.
 func TestExtractRace(t *testing.T) {
 	c := newCanary(t)
 	require.NoError(t, os.Mkdir(c.layer+"/d", 0o755))

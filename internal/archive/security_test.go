@@ -320,13 +320,17 @@ func TestBombs(t *testing.T) {
 		require.ErrorContains(t, err, "more than 100 entries")
 	})
 	t.Run("zstd window", func(t *testing.T) {
-		frame := binary.LittleEndian.AppendUint32(nil, 0xFD2FB528)
-		frame = append(frame, 0x00, 0xA8) // no content size; a window of 2 GiB
-		frame = append(frame, 0x01, 0x00, 0x00)
-		_, err := Unpack(bytes.NewReader(frame), stage(t), small)
+		_, err := Unpack(bytes.NewReader(wideWindow()), stage(t), small)
 		require.Error(t, err)
 		require.NotErrorIs(t, err, ErrNotTar)
 	})
+}
+
+// wideWindow is a frame of zstd that wants a window of 2 GiB.
+func wideWindow() []byte {
+	frame := binary.LittleEndian.AppendUint32(nil, 0xFD2FB528)
+	frame = append(frame, 0x00, 0xA8) // no content size; the window
+	return append(frame, 0x01, 0x00, 0x00)
 }
 
 // sparseBomb is a file of nothing but a hole.
