@@ -74,17 +74,17 @@ func TestBarsOnATerminal(t *testing.T) {
 	console, tty := openTerminal(t)
 	screen := &screen{}
 	go func() { _, _ = io.Copy(screen, console) }() // ends with the terminal
-	pull := func(flags ...string) {
-		args := append([]string{"--root", filepath.Join(t.TempDir(), "store"), "pull"}, append(flags, ref)...)
-		cmd := exec.Command(h.bin, args...)
+	fetch := func(args ...string) string {
+		cmd := exec.Command(h.bin, append([]string{"--root", filepath.Join(t.TempDir(), "store")}, args...)...)
 		cmd.Stderr = tty
 		out, err := cmd.Output()
 		require.NoError(t, err)
-		require.Equal(t, ref+"\n", string(out))
+		return string(out)
 	}
-	pull("-q")
+	require.Equal(t, ref+"\n", fetch("pull", "-q", ref))
+	require.Equal(t, "fetched\n", fetch("run", "-q", "--rm", ref, "echo", "fetched"))
 	require.Empty(t, screen.String())
-	pull()
+	require.Equal(t, ref+"\n", fetch("pull", ref))
 	testenv.Eventually(t, "the last bar", func() bool { return strings.Contains(screen.String(), ": Pull complete") })
 
 	saved := filepath.Join(t.TempDir(), "saved.tar")

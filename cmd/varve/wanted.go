@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -13,10 +14,12 @@ import (
 // wanted is how run comes by its image.
 type wanted struct {
 	pull, platform string
+	quiet          bool
 }
 
 func (w *wanted) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&w.pull, "pull", "missing", "fetch the image: missing, always or never")
+	cmd.Flags().BoolVarP(&w.quiet, "quiet", "q", false, "say nothing while the image is fetched")
 	cmd.Flags().StringVar(&w.platform, "platform", "", "os/arch[/variant] of an image that is fetched (default: this machine's)")
 }
 
@@ -49,7 +52,9 @@ func (c *cli) withImage(e *engine.Engine, image string, want wanted, fn func() e
 	if want.pull == "never" {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", full)
+	if !want.quiet {
+		fmt.Fprintf(os.Stderr, "Unable to find image '%s' locally\n", full)
+	}
 	if pullErr := c.fetch(e, image, want); pullErr != nil {
 		return fmt.Errorf("%w\n%w", err, pullErr)
 	}
@@ -58,7 +63,7 @@ func (c *cli) withImage(e *engine.Engine, image string, want wanted, fn func() e
 
 // fetch runs `varve pull` without its output, where it may touch files of layers.
 func (c *cli) fetch(e *engine.Engine, image string, want wanted) error {
-	entered, code, err := engine.Inside(e.Root(), []string{"pull", "--silent", "--platform", want.platform, "--", image})
+	entered, code, err := engine.Inside(e.Root(), []string{"pull", "--silent", "--quiet=" + strconv.FormatBool(want.quiet), "--platform", want.platform, "--", image})
 	switch {
 	case err != nil:
 		return err
@@ -67,7 +72,7 @@ func (c *cli) fetch(e *engine.Engine, image string, want wanted) error {
 	case entered:
 		return nil
 	}
-	t := transfer{silent: true}
+	t := transfer{silent: true, quiet: want.quiet}
 	return t.run(nil, func(ctx context.Context, progress engine.Progress) ([]string, error) {
 		return e.Pull(ctx, image, engine.PullOptions{Platform: want.platform, Progress: progress})
 	})
