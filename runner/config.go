@@ -54,8 +54,14 @@ type Config struct {
 	Env      []string // NAME=value, all there is
 	Cwd      string   // absolute, in the container; "" is "/". Made where it is missing
 	Hostname string   // "" keeps the host's name
-	Mounts   []Mount
-	Network  Network
+	// Domainname is that of NIS; "" keeps the host's. Neither is set with HostUTS.
+	Domainname string
+	Mounts     []Mount
+	Network    Network
+
+	// Sysctls are values of the kernel's by name, as in net.ipv4.ip_forward. The caller sees
+	// to it that they are of namespaces that the container has for itself.
+	Sysctls map[string]string
 
 	// Init has a small process 1 that starts the program, hands signals on to it, and
 	// waits for processes that were orphaned.

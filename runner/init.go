@@ -46,6 +46,9 @@ func becomeProgram(control *link) error {
 	if err != nil {
 		return err
 	}
+	if err = setSysctls(outside.proc, o.Sysctls); err != nil {
+		return err
+	}
 	root, err := enterRoot(outside.root) // 2
 	if err != nil {
 		return err
@@ -118,13 +121,18 @@ func enterGroups(o *order) error {
 	return nil
 }
 
-// setUpHost prepares what is not files: name, network, and the file mode mask,
+// setUpHost prepares what is not files: names, network, and the file mode mask,
 // which would otherwise cut the modes of all that is made from here on.
 func setUpHost(cfg *Config) error {
 	unix.Umask(0)
 	if cfg.Hostname != "" && !cfg.HostUTS {
 		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
 			return fmt.Errorf("set the hostname %q: %w", cfg.Hostname, err)
+		}
+	}
+	if cfg.Domainname != "" && !cfg.HostUTS {
+		if err := unix.Setdomainname([]byte(cfg.Domainname)); err != nil {
+			return fmt.Errorf("set the domainname %q: %w", cfg.Domainname, err)
 		}
 	}
 	if cfg.Network == NoNetwork {

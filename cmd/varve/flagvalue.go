@@ -50,6 +50,19 @@ func (s *swapSize) Set(text string) error {
 	return (*byteSize)(s).Set(text)
 }
 
+// swappiness is a flag for a number, where -1 is as if it were not given.
+type swappiness struct{ value **int64 }
+
+func (s swappiness) Type() string   { return "int" }
+func (s swappiness) String() string { return "" }
+func (s swappiness) Set(text string) error {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if *s.value = &n; n == -1 {
+		*s.value = nil
+	}
+	return err
+}
+
 // cpus is a flag for processors, kept in billionths.
 type cpus int64
 

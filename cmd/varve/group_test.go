@@ -154,27 +154,62 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestLimitsReachTheKernel reads the limits of a running container where they are kept.
+// kernelLimit is a limit where the kernel keeps it: in version 1, and in version 2, where
+// some are not.
+type kernelLimit struct{ controller, file, value, file2, value2 string }
+
+// TestLimitsReachTheKernel reads the limits of a running container where they are kept,
+// and again when it was stopped and started.
 func TestLimitsReachTheKernel(t *testing.T) {
 	needGroups(t)
 	testenv.Root(t)
 	testenv.CheckLeaks(t)
 	h := newHome(t, nil)
-	cmd, _ := h.start(t, "--name", "first", "-m", "64m", "--memory-swap", "96m", "--cpus", "0.5", "-c", "512",
-		"--cpuset-cpus", "0", "--pids-limit", "50", "small:1", "sh", "-c", "echo ready; sleep 1000")
-	h.isUp(t)
-	g := h.state(t).Group
-	for _, want := range []struct{ controller, file, value, file2, value2 string }{
-		{"memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"},
-		{"memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"},
-		{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"},
-		{"cpu", "cpu.shares", "512", "cpu.weight", "20"},
-		{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"},
-		{"pids", "pids.max", "50", "pids.max", "50"},
+	for _, c := range []struct {
+		flags string
+		want  []kernelLimit
+	}{
+		{"-m 64m --memory-swap 96m --cpus 0.5 -c 512 --cpuset-cpus 0 --pids-limit 50", []kernelLimit{
+			{"memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"},
+			{"memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"},
+			{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"},
+			{"cpu", "cpu.shares", "512", "cpu.weight", "20"},
+			{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"},
+			{"pids", "pids.max", "50", "pids.max", "50"},
+		}},
+		{"-m 64m --memory-reservation 32m --memory-swappiness 7 --oom-kill-disable --cpu-period 50000 --cpu-quota 25000 --cpuset-mems 0", []kernelLimit{
+			{"memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"},
+			{"memory", "memory.swappiness", "7", "", ""},
+			{"memory", "memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0", "", ""},
+			{"cpu", "cpu.cfs_period_us", "50000", "cpu.max", "25000 50000"},
+			{"cpu", "cpu.cfs_quota_us", "25000", "cpu.max", "25000 50000"},
+			{"cpuset", "cpuset.mems", "0", "cpuset.mems", "0"},
+		}},
 	} {
+		cmd, _ := h.start(t, append(append([]string{"--name", "first"}, strings.Fields(c.flags)...), "small:1", "sh", "-c", "echo ready; sleep 1000")...)
+		h.isUp(t)
+		g := h.state(t).Group
+		requireLimits(t, g, c.want)
+		h.ok(t, "kill", "first")
+		require.Equal(t, 137, exitCode(t, cmd.Wait()))
+		for _, dir := range append(g.Joined(), g.Unified) {
+			require.NoDirExists(t, dir)
+		}
+		h.ok(t, "start", "first")
+		requireLimits(t, h.state(t).Group, c.want)
+		h.ok(t, "rm", "-f", "first")
+	}
+}
+
+func requireLimits(t *testing.T, g cgroup.Group, list []kernelLimit) {
+	t.Helper()
+	for _, want := range list {
 		dir, file, value := g.V1[want.controller], want.file, want.value
 		if dir == "" {
 			dir, file, value = g.Unified, want.file2, want.value2
+		}
+		if file == "" {
+			continue // version 2 has none
 		}
 		raw, err := os.ReadFile(filepath.Join(dir, file))
 		if os.IsNotExist(err) && strings.Contains(file, "sw") {
@@ -182,10 +217,5 @@ func TestLimitsReachTheKernel(t *testing.T) {
 		}
 		require.NoError(t, err)
 		require.Equal(t, value, strings.TrimSpace(string(raw)), file)
-	}
-	h.ok(t, "rm", "-f", "first")
-	require.Equal(t, 137, exitCode(t, cmd.Wait()))
-	for _, dir := range append(g.Joined(), g.Unified) {
-		require.NoDirExists(t, dir)
 	}
 }

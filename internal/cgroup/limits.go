@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,11 +19,22 @@ type Limits struct {
 	Memory int64 `json:"memory,omitempty"` // bytes
 	// MemorySwap is memory and swap together, in bytes: 0 is twice Memory, as
 	// docker has it, and -1 any amount of swap.
-	MemorySwap int64  `json:"memory_swap,omitempty"`
-	NanoCPUs   int64  `json:"nano_cpus,omitempty"`  // 1e9 is one processor
-	CPUShares  int64  `json:"cpu_shares,omitempty"` // a weight among others; 1024 is usual
-	CPUSet     string `json:"cpuset,omitempty"`     // the processors it may run on, as "0-2,5"
-	Pids       int64  `json:"pids,omitempty"`       // processes and threads
+	MemorySwap        int64 `json:"memory_swap,omitempty"`
+	MemoryReservation int64 `json:"memory_reservation,omitempty"` // bytes that it keeps when memory is short
+	// MemorySwappiness says how gladly its memory is swapped, 0 to 100; nil is as for all
+	// others. It and OOMKillDisable, which has a process wait for memory in the place of
+	// being killed, are of version 1 only.
+	MemorySwappiness *int64 `json:"memory_swappiness,omitempty"`
+	OOMKillDisable   bool   `json:"oom_kill_disable,omitempty"`
+	NanoCPUs         int64  `json:"nano_cpus,omitempty"` // 1e9 is one processor
+	// CPUQuota is how many microseconds of each CPUPeriod it may run, in the place of
+	// NanoCPUs. Below 0 it is no limit; a period of 0 is docker's, a tenth of a second.
+	CPUQuota   int64  `json:"cpu_quota,omitempty"`
+	CPUPeriod  int64  `json:"cpu_period,omitempty"`
+	CPUShares  int64  `json:"cpu_shares,omitempty"`  // a weight among others; 1024 is usual
+	CPUSet     string `json:"cpuset,omitempty"`      // the processors it may run on, as "0-2,5"
+	CPUSetMems string `json:"cpuset_mems,omitempty"` // the memory nodes that it may use, likewise
+	Pids       int64  `json:"pids,omitempty"`        // processes and threads
 }
 
 // controllers are those that the limits need.
@@ -32,9 +44,9 @@ func (l Limits) controllers() []string {
 		name   string
 		wanted bool
 	}{
-		{"cpu", l.NanoCPUs > 0 || l.CPUShares > 0},
-		{"cpuset", l.CPUSet != ""},
-		{"memory", l.Memory > 0},
+		{"cpu", l.timed() || l.CPUShares > 0},
+		{"cpuset", l.CPUSet != "" || l.CPUSetMems != ""},
+		{"memory", l.Memory > 0 || l.MemoryReservation > 0 || l.MemorySwappiness != nil || l.OOMKillDisable},
 		{"pids", l.Pids > 0},
 	} {
 		if c.wanted {
@@ -126,30 +138,57 @@ func (g Group) apply(l Limits) error {
 	return errors.Join(errs...)
 }
 
-// period is docker's, of which a container gets NanoCPUs, in microseconds.
-const period = 100_000
+// defaultPeriod is docker's, in microseconds.
+const defaultPeriod = 100_000
 
-func (l Limits) quota() string { return strconv.FormatInt(max(l.NanoCPUs*period/1e9, 1000), 10) }
+// timed tells whether something is said of a quota or a period.
+func (l Limits) timed() bool { return l.NanoCPUs > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0 }
+
+// quota is how long a container may run in each period, in microseconds; none is the
+// kernel's word for any time.
+func (l Limits) quota(none string) (quota, period string) {
+	q, p := l.CPUQuota, cmp.Or(l.CPUPeriod, defaultPeriod)
+	if l.NanoCPUs > 0 {
+		q = max(l.NanoCPUs*p/1e9, 1000)
+	}
+	if q <= 0 {
+		return none, decimal(p)
+	}
+	return decimal(q), decimal(p)
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 // applyV2 follows cgroup-v2.rst.
 func (l Limits) applyV2(controller, dir string, write func(dir, name, value string)) {
 	switch controller {
 	case "memory":
-		write(dir, "memory.max", strconv.FormatInt(l.Memory, 10))
-		if exists(dir, "memory.swap.max") {
+		if l.Memory > 0 {
+			write(dir, "memory.max", decimal(l.Memory))
+		}
+		if l.Memory > 0 && exists(dir, "memory.swap.max") {
 			write(dir, "memory.swap.max", l.swap())
 		}
+		if l.MemoryReservation > 0 {
+			write(dir, "memory.low", decimal(l.MemoryReservation))
+		}
 	case "cpu":
-		if l.NanoCPUs > 0 {
-			write(dir, "cpu.max", l.quota()+" "+strconv.Itoa(period))
+		if l.timed() {
+			quota, period := l.quota("max")
+			write(dir, "cpu.max", quota+" "+period)
 		}
 		if l.CPUShares > 0 { // 2 to 262144 becomes 1 to 10000, as in every runtime
-			write(dir, "cpu.weight", strconv.FormatInt(1+(min(max(l.CPUShares, 2), 262144)-2)*9999/262142, 10))
+			write(dir, "cpu.weight", decimal(1+(min(max(l.CPUShares, 2), 262144)-2)*9999/262142))
 		}
 	case "cpuset":
-		write(dir, "cpuset.cpus", l.CPUSet)
+		if l.CPUSet != "" {
+			write(dir, "cpuset.cpus", l.CPUSet)
+		}
+		if l.CPUSetMems != "" {
+			write(dir, "cpuset.mems", l.CPUSetMems)
+		}
 	case "pids":
-		write(dir, "pids.max", strconv.FormatInt(l.Pids, 10))
+		write(dir, "pids.max", decimal(l.Pids))
 	}
 }
 
@@ -159,39 +198,53 @@ func (l Limits) swap() string {
 	case -1:
 		return "max"
 	case 0:
-		return strconv.FormatInt(l.Memory, 10)
+		return decimal(l.Memory)
 	}
-	return strconv.FormatInt(l.MemorySwap-l.Memory, 10)
+	return decimal(l.MemorySwap - l.Memory)
 }
 
 // applyV1 follows the pages in cgroup-v1/ of the kernel.
 func (l Limits) applyV1(controller, dir string, write func(dir, name, value string)) {
 	switch controller {
 	case "memory":
-		write(dir, "memory.limit_in_bytes", strconv.FormatInt(l.Memory, 10))
-		if exists(dir, "memory.memsw.limit_in_bytes") {
-			total := l.MemorySwap
-			if total == 0 {
-				total = 2 * l.Memory
-			}
-			write(dir, "memory.memsw.limit_in_bytes", strconv.FormatInt(total, 10))
-		}
+		l.memoryV1(dir, write)
 	case "cpu":
-		if l.NanoCPUs > 0 {
-			write(dir, "cpu.cfs_period_us", strconv.Itoa(period))
-			write(dir, "cpu.cfs_quota_us", l.quota())
+		if l.timed() {
+			quota, period := l.quota("-1")
+			write(dir, "cpu.cfs_period_us", period)
+			write(dir, "cpu.cfs_quota_us", quota)
 		}
 		if l.CPUShares > 0 {
-			write(dir, "cpu.shares", strconv.FormatInt(l.CPUShares, 10))
+			write(dir, "cpu.shares", decimal(l.CPUShares))
 		}
 	case "cpuset":
-		// A new group has no memory nodes, and nobody gets in before it has.
-		if mems, err := word(filepath.Dir(dir), "cpuset.mems"); err == nil {
-			write(dir, "cpuset.mems", mems)
+		// A new group has neither processors nor memory nodes, and nobody gets in before it
+		// has both.
+		for name, asked := range map[string]string{"cpuset.cpus": l.CPUSet, "cpuset.mems": l.CPUSetMems} {
+			above, _ := word(filepath.Dir(dir), name) // the write tells
+			write(dir, name, cmp.Or(asked, above))
 		}
-		write(dir, "cpuset.cpus", l.CPUSet)
 	case "pids":
-		write(dir, "pids.max", strconv.FormatInt(l.Pids, 10))
+		write(dir, "pids.max", decimal(l.Pids))
+	}
+}
+
+// memoryV1 is applyV1 of the controller memory.
+func (l Limits) memoryV1(dir string, write func(dir, name, value string)) {
+	if l.Memory > 0 {
+		write(dir, "memory.limit_in_bytes", decimal(l.Memory))
+	}
+	if l.Memory > 0 && exists(dir, "memory.memsw.limit_in_bytes") {
+		write(dir, "memory.memsw.limit_in_bytes", decimal(cmp.Or(l.MemorySwap, 2*l.Memory)))
+	}
+	if l.MemoryReservation > 0 {
+		write(dir, "memory.soft_limit_in_bytes", decimal(l.MemoryReservation))
+	}
+	if l.MemorySwappiness != nil {
+		write(dir, "memory.swappiness", decimal(*l.MemorySwappiness))
+	}
+	if l.OOMKillDisable {
+		write(dir, "memory.oom_control", "1")
 	}
 }
 

@@ -2,6 +2,7 @@ package container
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -34,17 +35,20 @@ type Sandbox struct {
 	CapDrop     []string `json:"cap_drop,omitempty"`
 	SecurityOpt []string `json:"security_opt,omitempty"`
 
-	Hostname    string         `json:"hostname,omitempty"` // as asked for
-	NoNetwork   bool           `json:"no_network,omitempty"`
-	HostNetwork bool           `json:"host_network,omitempty"` // asked for, and not only what there is
-	Network     string         `json:"network,omitempty"`      // container:ID, or ""
-	ReadOnly    bool           `json:"read_only,omitempty"`
-	Tmpfs       []runner.Tmpfs `json:"tmpfs,omitempty"`
-	Mounts      []runner.Mount `json:"mounts,omitempty"`       // of --mount
-	TmpfsMounts []runner.Tmpfs `json:"tmpfs_mounts,omitempty"` // likewise
-	ShmSize     int64          `json:"shm_size,omitempty"`
-	OOMScoreAdj int            `json:"oom_score_adj,omitempty"`
-	Naming      Naming         `json:"naming,omitzero"`
+	Hostname   string `json:"hostname,omitempty"` // as asked for
+	Domainname string `json:"domainname,omitempty"`
+	// Sysctls are values of the kernel's by name, of namespaces that are the container's own.
+	Sysctls     map[string]string `json:"sysctls,omitempty"`
+	NoNetwork   bool              `json:"no_network,omitempty"`
+	HostNetwork bool              `json:"host_network,omitempty"` // asked for, and not only what there is
+	Network     string            `json:"network,omitempty"`      // container:ID, or ""
+	ReadOnly    bool              `json:"read_only,omitempty"`
+	Tmpfs       []runner.Tmpfs    `json:"tmpfs,omitempty"`
+	Mounts      []runner.Mount    `json:"mounts,omitempty"`       // of --mount
+	TmpfsMounts []runner.Tmpfs    `json:"tmpfs_mounts,omitempty"` // likewise
+	ShmSize     int64             `json:"shm_size,omitempty"`
+	OOMScoreAdj int               `json:"oom_score_adj,omitempty"`
+	Naming      Naming            `json:"naming,omitzero"`
 
 	Devices  []runner.Device `json:"devices,omitempty"`
 	CgroupNS string          `json:"cgroupns,omitempty"` // host or private
@@ -61,8 +65,8 @@ type Sandbox struct {
 	onHost bool
 }
 
-// ParseCPUs reads "0-2,5"; "" is none.
-func ParseCPUs(text string) ([]int, error) {
+// ParseSet reads "0-2,5", numbers of processors or memory nodes; "" is none.
+func ParseSet(text string) ([]int, error) {
 	var list []int
 	if text == "" {
 		return nil, nil
@@ -80,8 +84,8 @@ func ParseCPUs(text string) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		for cpu := first; cpu <= last; cpu++ {
-			list = append(list, int(cpu))
+		for n := first; n <= last; n++ {
+			list = append(list, int(n))
 		}
 	}
 	return list, nil
@@ -95,6 +99,7 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	cfg.Unmasked = b.Unmasked
 	cfg.Unconfined, cfg.Seccomp = b.Unconfined, []byte(b.Seccomp)
 	cfg.Groups, cfg.Devices = b.Groups, b.Devices
+	cfg.Domainname, cfg.Sysctls = b.Domainname, b.Sysctls
 	cfg.UIDs, cfg.GIDs = b.UIDs, b.GIDs
 	cfg.HostCgroups, cfg.HostIPC, cfg.HostUTS, cfg.NoShm = b.CgroupNS == "host", b.IPC == "host", b.UTS == "host", b.IPC == "none"
 	cfg.ReadOnly, cfg.ShmSize, cfg.Tmpfs = b.ReadOnly, b.ShmSize, slices.Concat(b.Tmpfs, b.TmpfsMounts)
@@ -112,11 +117,14 @@ func (b Sandbox) apply(cfg *runner.Config, missing []string) {
 	for _, controller := range missing {
 		switch controller {
 		case "memory":
+			if b.Limits.Memory == 0 { // something else of memory was asked for
+				continue
+			}
 			cfg.Rlimits = append(cfg.Rlimits, runner.Rlimit{Resource: unix.RLIMIT_DATA, Soft: uint64(b.Limits.Memory), Hard: uint64(b.Limits.Memory)})
 		case "pids":
 			cfg.Rlimits = append(cfg.Rlimits, runner.Rlimit{Resource: unix.RLIMIT_NPROC, Soft: uint64(b.Limits.Pids), Hard: uint64(b.Limits.Pids)})
 		case "cpuset":
-			cfg.CPUs, _ = ParseCPUs(b.Limits.CPUSet) // it was parsed before
+			cfg.CPUs, _ = ParseSet(b.Limits.CPUSet) // it was parsed before
 		}
 	}
 }
@@ -132,7 +140,8 @@ func (s Spec) applyUser(cfg *runner.Config) {
 
 func isHome(variable string) bool { return strings.HasPrefix(variable, "HOME=") }
 
-// Lacking says which limits of the container can not hold here, nil if all can.
+// Lacking says which limits of the container can not hold here, or may do harm, nil if
+// there are none.
 func (b Sandbox) Lacking() error {
 	if b.Limits == (cgroup.Limits{}) {
 		return nil
@@ -141,19 +150,54 @@ func (b Sandbox) Lacking() error {
 	if err != nil {
 		return err
 	}
-	_, missing := host.Plan(GroupPrefix+"plan", b.Limits)
+	group, missing := host.Plan(GroupPrefix+"plan", b.Limits)
+	return errors.Join(discarded(b.Limits, group), lacking(b.Limits, missing))
+}
+
+// discarded says, in docker's words, what version 2 has nothing for, and which limit is
+// dangerous.
+func discarded(l cgroup.Limits, group cgroup.Group) error {
+	var list []error
+	unified := slices.Contains(group.Controllers, "memory")
+	if unified && l.MemorySwappiness != nil {
+		list = append(list, errors.New("your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded"))
+	}
+	switch {
+	case !l.OOMKillDisable:
+	case unified:
+		list = append(list, errors.New("your kernel does not support OomKillDisable. OomKillDisable discarded"))
+	case l.Memory == 0 && group.V1["memory"] != "":
+		list = append(list, errors.New("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources"))
+	}
+	return errors.Join(list...)
+}
+
+// lacking says what becomes of the limits of controllers that are not to be had.
+func lacking(l cgroup.Limits, missing []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	instead := map[string]string{
-		"memory": "-m binds each process by itself (RLIMIT_DATA)",
-		"pids":   "--pids-limit counts the processes of each user inside (RLIMIT_NPROC)",
-		"cpuset": "--cpuset-cpus can be undone inside",
-		"cpu":    "--cpus and --cpu-shares do nothing",
-	}
 	var list []string
-	for _, controller := range missing {
-		list = append(list, instead[controller])
+	for _, limit := range []struct {
+		controller string
+		asked      bool
+		becomes    string
+	}{
+		{"cpu", l.NanoCPUs > 0, "--cpus does nothing"},
+		{"cpu", l.CPUPeriod > 0, "--cpu-period does nothing"},
+		{"cpu", l.CPUQuota > 0, "--cpu-quota does nothing"},
+		{"cpu", l.CPUShares > 0, "--cpu-shares does nothing"},
+		{"cpuset", l.CPUSet != "", "--cpuset-cpus can be undone inside"},
+		{"cpuset", l.CPUSetMems != "", "--cpuset-mems does nothing"},
+		{"memory", l.Memory > 0, "-m binds each process by itself (RLIMIT_DATA)"},
+		{"memory", l.MemoryReservation > 0, "--memory-reservation does nothing"},
+		{"memory", l.MemorySwappiness != nil, "--memory-swappiness does nothing"},
+		{"memory", l.OOMKillDisable, "--oom-kill-disable does nothing"},
+		{"pids", l.Pids > 0, "--pids-limit counts the processes of each user inside (RLIMIT_NPROC)"},
+	} {
+		if limit.asked && slices.Contains(missing, limit.controller) {
+			list = append(list, limit.becomes)
+		}
 	}
 	how := "systemd-run --user --scope -p Delegate=yes varve run …"
 	if os.Geteuid() == 0 {

@@ -362,6 +362,7 @@ func accessMode(readOnly bool) string {
 func (out *ContainerInspect) addConfig(c layerdb.Container, spec container.Spec) {
 	out.Config = inspectConfig(spec.Config)
 	out.Config.Hostname, out.Config.Image = spec.Hostname, c.ImageName
+	out.Config.Domainname = spec.Sandbox.Domainname
 	out.Config.Tty, out.Config.OpenStdin, out.Config.StdinOnce = spec.Terminal, spec.Stdin, spec.StdinOnce
 	out.Config.AttachStdin = spec.Stdin && !spec.Detached
 	out.Config.AttachStdout, out.Config.AttachStderr = !spec.Detached, !spec.Detached

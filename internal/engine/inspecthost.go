@@ -13,42 +13,49 @@ import (
 
 // InspectHostConfig is what was asked of the machine.
 type InspectHostConfig struct {
-	Binds           []string
-	ContainerIDFile string
-	LogConfig       InspectLog
-	NetworkMode     string
-	RestartPolicy   InspectRestart
-	AutoRemove      bool
-	CapAdd          []string
-	CapDrop         []string
-	CgroupnsMode    string
-	DNS             []string `json:"Dns"`
-	DNSOptions      []string `json:"DnsOptions"`
-	DNSSearch       []string `json:"DnsSearch"`
-	ExtraHosts      []string
-	GroupAdd        []string
-	IpcMode         string
-	OomScoreAdj     int
-	PidMode         string
-	Privileged      bool
-	ReadonlyRootfs  bool
-	SecurityOpt     []string
-	Tmpfs           map[string]string `json:",omitempty"`
-	UTSMode         string
-	UsernsMode      string
-	ShmSize         int64
-	CPUShares       int64 `json:"CpuShares"`
-	Memory          int64
-	NanoCPUs        int64  `json:"NanoCpus"`
-	CpusetCPUs      string `json:"CpusetCpus"`
-	Devices         []InspectDevice
-	MemorySwap      int64
-	PidsLimit       *int64
-	Ulimits         []InspectUlimit
-	Mounts          []InspectMountSpec `json:",omitempty"`
-	MaskedPaths     []string
-	ReadonlyPaths   []string
-	Init            *bool `json:",omitempty"`
+	Binds             []string
+	ContainerIDFile   string
+	LogConfig         InspectLog
+	NetworkMode       string
+	RestartPolicy     InspectRestart
+	AutoRemove        bool
+	CapAdd            []string
+	CapDrop           []string
+	CgroupnsMode      string
+	DNS               []string `json:"Dns"`
+	DNSOptions        []string `json:"DnsOptions"`
+	DNSSearch         []string `json:"DnsSearch"`
+	ExtraHosts        []string
+	GroupAdd          []string
+	IpcMode           string
+	OomScoreAdj       int
+	PidMode           string
+	Privileged        bool
+	ReadonlyRootfs    bool
+	SecurityOpt       []string
+	Tmpfs             map[string]string `json:",omitempty"`
+	UTSMode           string
+	UsernsMode        string
+	ShmSize           int64
+	CPUShares         int64 `json:"CpuShares"`
+	Memory            int64
+	NanoCPUs          int64  `json:"NanoCpus"`
+	CpusetCPUs        string `json:"CpusetCpus"`
+	Devices           []InspectDevice
+	MemorySwap        int64
+	CPUPeriod         int64 `json:"CpuPeriod"`
+	CPUQuota          int64 `json:"CpuQuota"`
+	CpusetMems        string
+	MemoryReservation int64
+	MemorySwappiness  *int64
+	OomKillDisable    bool
+	Sysctls           map[string]string `json:",omitempty"`
+	PidsLimit         *int64
+	Ulimits           []InspectUlimit
+	Mounts            []InspectMountSpec `json:",omitempty"`
+	MaskedPaths       []string
+	ReadonlyPaths     []string
+	Init              *bool `json:",omitempty"`
 
 	inspectAbsent
 }
@@ -60,17 +67,11 @@ type inspectAbsent struct {
 	Cgroup            string
 	CgroupParent      string
 	ConsoleSize       [2]uint
-	CPUPeriod         int64 `json:"CpuPeriod"`
-	CPUQuota          int64 `json:"CpuQuota"`
-	CpusetMems        string
 	DeviceCgroupRules []string
 	DeviceRequests    []struct{}
 	Isolation         string
 	KernelMemory      int64
 	Links             []string
-	MemoryReservation int64
-	MemorySwappiness  *int64
-	OomKillDisable    bool
 	PortBindings      map[string][]struct{}
 	PublishAllPorts   bool
 	Runtime           string
@@ -164,6 +165,8 @@ func inspectHost(spec container.Spec) InspectHostConfig {
 		GroupAdd: notNil(box.Groups), OomScoreAdj: box.OOMScoreAdj, Privileged: box.Privileged, ReadonlyRootfs: box.ReadOnly,
 		ShmSize:   cmp.Or(box.ShmSize, runner.DefaultShmSize),
 		CPUShares: limits.CPUShares, Memory: limits.Memory, NanoCPUs: limits.NanoCPUs, CpusetCPUs: limits.CPUSet,
+		CPUPeriod: limits.CPUPeriod, CPUQuota: limits.CPUQuota, CpusetMems: limits.CPUSetMems, MemoryReservation: limits.MemoryReservation,
+		MemorySwappiness: limits.MemorySwappiness, OomKillDisable: limits.OOMKillDisable, Sysctls: box.Sysctls,
 		MemorySwap: cmp.Or(limits.MemorySwap, 2*limits.Memory), Devices: []InspectDevice{}, Ulimits: inspectUlimits(box.Rlimits),
 		MaskedPaths: []string{}, ReadonlyPaths: []string{},
 		inspectAbsent: inspectAbsent{PortBindings: map[string][]struct{}{}},

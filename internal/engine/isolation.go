@@ -29,6 +29,8 @@ type Isolation struct {
 	Groups          []string // more groups
 
 	Hostname    string   // "" is made of the container's ID
+	Domainname  string   // of NIS; "" is none
+	Sysctls     []string // NAME=VALUE, docker's --sysctl
 	Network     string   // none, host or container:NAME; "" is host
 	ReadOnly    bool     // the root
 	Tmpfs       []string // TARGET[:OPTION,…]
@@ -46,11 +48,12 @@ type Isolation struct {
 func (i Isolation) sandbox() (container.Sandbox, error) {
 	box := container.Sandbox{Limits: i.Limits, Privileged: i.Privileged, Unconfined: i.Privileged, User: i.User, Groups: i.Groups}
 	box.CapAdd, box.CapDrop, box.SecurityOpt = capNames(i.CapAdd), capNames(i.CapDrop), i.SecurityOpt
+	box.Domainname = i.Domainname
 	box.Hostname, box.ReadOnly, box.ShmSize, box.OOMScoreAdj = i.Hostname, i.ReadOnly, i.ShmSize, i.OOMScoreAdj
 	err := errors.Join(checkLimits(i.Limits), setCapabilities(&box, i), setSecurity(&box, i.SecurityOpt),
 		setNetwork(&box, i), setMounts(&box, i))
 	box.Naming = i.Naming
-	err = errors.Join(err, box.Naming.Check(box.NoNetwork), setNamespaces(&box, i), setDevices(&box, i.Devices))
+	err = errors.Join(err, box.Naming.Check(box.NoNetwork), setNamespaces(&box, i), setSysctls(&box, i.Sysctls), setDevices(&box, i.Devices))
 	if i.OOMScoreAdj < -1000 || i.OOMScoreAdj > 1000 {
 		err = errors.Join(err, fmt.Errorf("invalid value %d, range for oom score adj is [-1000, 1000]", i.OOMScoreAdj))
 	}
@@ -165,7 +168,6 @@ const leastMemory = 6 << 20
 
 // checkLimits refuses what docker refuses, in its words, which it begins with capitals.
 func checkLimits(l cgroup.Limits) error {
-	cpus := runtime.NumCPU()
 	switch {
 	case l.Memory < 0 || l.Memory > 0 && l.Memory < leastMemory:
 		return errors.New("minimum memory limit allowed is 6MB")
@@ -173,6 +175,29 @@ func checkLimits(l cgroup.Limits) error {
 		return errors.New("you should always set the Memory limit when using Memoryswap limit, see usage")
 	case l.MemorySwap != -1 && l.MemorySwap != 0 && l.MemorySwap < l.Memory:
 		return errors.New("minimum memoryswap limit should be larger than memory limit, see usage")
+	case l.MemoryReservation > 0 && l.MemoryReservation < leastMemory:
+		return errors.New("minimum memory reservation allowed is 6MB")
+	case l.Memory > 0 && l.MemoryReservation > l.Memory:
+		return errors.New("minimum memory limit can not be less than memory reservation limit, see usage")
+	case l.MemorySwappiness != nil && (*l.MemorySwappiness < 0 || *l.MemorySwappiness > 100):
+		return fmt.Errorf("invalid value: %d. Valid memory swappiness range is 0-100", *l.MemorySwappiness)
+	}
+	all := fmt.Sprintf("0-%d", runtime.NumCPU()-1)
+	return errors.Join(checkCPUs(l), checkSet("cpus", "CPUs", l.CPUSet, all, haveCPUs), checkMems(l.CPUSetMems))
+}
+
+// checkCPUs is checkLimits of the time of processors.
+func checkCPUs(l cgroup.Limits) error {
+	cpus := runtime.NumCPU()
+	switch {
+	case l.NanoCPUs != 0 && l.CPUPeriod != 0:
+		return errors.New("conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case l.NanoCPUs != 0 && l.CPUQuota != 0:
+		return errors.New("conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case l.CPUPeriod != 0 && (l.CPUPeriod < 1e3 || l.CPUPeriod > 1e6):
+		return errors.New("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case l.CPUQuota > 0 && l.CPUQuota < 1e3:
+		return errors.New("CPU cfs quota can not be less than 1ms (i.e. 1000)")
 	case l.NanoCPUs < 0 || l.NanoCPUs > 0 && l.NanoCPUs < 1e7 || l.NanoCPUs > int64(cpus)*1e9:
 		return fmt.Errorf("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
 	case l.CPUShares < 0:
@@ -180,14 +205,38 @@ func checkLimits(l cgroup.Limits) error {
 	case l.CPUShares == 1:
 		return errors.New("the minimum allowed cpu-shares is 2")
 	}
-	list, err := container.ParseCPUs(l.CPUSet)
+	return nil
+}
+
+// checkSet refuses a list, as "0-2,5", that is none or has more than there is. flag and
+// things are what docker calls it, available how it tells of those.
+func checkSet(flag, things, text, available string, have func([]int) bool) error {
+	list, err := container.ParseSet(text)
 	if err != nil {
-		return fmt.Errorf("invalid value %s for cpuset cpus: invalid format: %s", l.CPUSet, l.CPUSet)
+		return fmt.Errorf("invalid value %s for cpuset %s: invalid format: %s", text, flag, text)
 	}
-	if !haveCPUs(list) {
-		return fmt.Errorf("requested CPUs are not available - requested %s, available: 0-%d", l.CPUSet, cpus-1)
+	if !have(list) {
+		return fmt.Errorf("requested %s are not available - requested %s, available: %s", things, text, available)
 	}
 	return nil
+}
+
+// checkMems looks at memory nodes, of which this process may use some (proc(5)).
+func checkMems(text string) error {
+	if text == "" {
+		return nil
+	}
+	status, _ := os.ReadFile("/proc/self/status") // without it the kernel says it later
+	_, available, found := strings.Cut(string(status), "\nMems_allowed_list:\t")
+	available, _, _ = strings.Cut(available, "\n")
+	allowed, err := container.ParseSet(available)
+	return checkSet("mems", "memory nodes", text, available, func(list []int) bool {
+		return !found || err != nil || len(without(list, allowed)) == 0
+	})
+}
+
+func without(list, allowed []int) []int {
+	return slices.DeleteFunc(list, func(n int) bool { return slices.Contains(allowed, n) })
 }
 
 // haveCPUs tells whether this process may use all of them.

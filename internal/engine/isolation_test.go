@@ -11,6 +11,7 @@ import (
 )
 
 func TestLimitsThatDockerRefuses(t *testing.T) {
+	swappiness := int64(-2)
 	for says, l := range map[string]cgroup.Limits{
 		"minimum memory limit allowed is 6MB":       {Memory: 1 << 20},
 		"always set the Memory limit":               {MemorySwap: 1 << 30},
@@ -19,10 +20,23 @@ func TestLimitsThatDockerRefuses(t *testing.T) {
 		"invalid value 1-0 for cpuset cpus":         {CPUSet: "1-0"},
 		"invalid value x for cpuset cpus":           {CPUSet: "x"},
 		"requested CPUs are not available - reques": {CPUSet: "4000"},
+		"requested memory nodes are not available":  {CPUSetMems: "4000"},
+		"invalid value 1- for cpuset mems":          {CPUSetMems: "1-"},
+		"Nano CPUs and CPU Period cannot both be":   {NanoCPUs: 1e9, CPUPeriod: 50000, CPUQuota: 50000},
+		"Nano CPUs and CPU Quota cannot both be":    {NanoCPUs: 1e9, CPUQuota: -1},
+		"CPU cfs period can not be less than 1ms":   {CPUPeriod: 1000001},
+		"CPU cfs quota can not be less than 1ms":    {CPUQuota: 999},
+		"minimum memory reservation allowed is 6MB": {MemoryReservation: 1 << 20},
+		"less than memory reservation limit":        {Memory: 6 << 20, MemoryReservation: 7 << 20},
+		"Valid memory swappiness range is 0-100":    {MemorySwappiness: &swappiness},
 	} {
 		require.ErrorContains(t, checkLimits(l), says)
 	}
 	require.NoError(t, checkLimits(cgroup.Limits{Memory: 6 << 20, MemorySwap: -1, NanoCPUs: 5e8, CPUSet: "0"}))
+	swappiness = 100
+	require.NoError(t, checkLimits(cgroup.Limits{
+		Memory: 6 << 20, MemoryReservation: 6 << 20, MemorySwappiness: &swappiness, OOMKillDisable: true, CPUPeriod: 1000, CPUQuota: -5,
+	}))
 }
 
 func TestParseUlimit(t *testing.T) {

@@ -24,7 +24,7 @@ func checkMode(mode string, words ...string) bool {
 }
 
 // findDonors puts IDs in the place of the names of other containers. Who shares a network
-// shares a hostname, too.
+// shares a hostname and a domainname, too.
 func (e *Engine) findDonors(tx *layerdb.Tx, b *container.Sandbox) error {
 	for _, mode := range []*string{&b.IPC, &b.PID, &b.Network, &b.Userns} {
 		name := container.Donor(*mode)
@@ -42,7 +42,7 @@ func (e *Engine) findDonors(tx *layerdb.Tx, b *container.Sandbox) error {
 		}
 		switch mode {
 		case &b.Network:
-			b.Hostname = spec.Hostname
+			b.Hostname, b.Domainname = spec.Hostname, spec.Sandbox.Domainname
 		case &b.Userns:
 			b.UIDs, b.GIDs = spec.Sandbox.UIDs, spec.Sandbox.GIDs // nobody else gets them as long as this one is there
 			if len(b.UIDs) > 0 && b.Privileged && os.Geteuid() == 0 {

@@ -29,6 +29,9 @@ func setNamespaces(b *container.Sandbox, i Isolation) error {
 		if i.Hostname != "" {
 			return errors.New("conflicting options: hostname and the UTS mode")
 		}
+		if i.Domainname != "" {
+			return errors.New(`sysctl "kernel.domainname" is not in a separate kernel namespace`) // runc's
+		}
 	default:
 		return fmt.Errorf("--uts: invalid UTS mode: %s", i.UTS)
 	}
