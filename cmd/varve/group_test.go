@@ -146,7 +146,7 @@ func TestLimits(t *testing.T) {
 		} else {
 			require.NotNil(t, h.user, "root has one")
 			require.Contains(t, out, "out of memory")
-			require.Equal(t, 1, code)
+			require.Equal(t, 1, code, out)
 		}
 		out = h.ok(t, "run", "--rm", "--ulimit", "nofile=100:200", "--ulimit", "core=0", "small:1", "sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c")
 		require.Equal(t, "100\n200\n0\n", out)
