@@ -269,6 +269,23 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// A user executes nothing that he could not reach himself: the stage looks for the program
+// with his rights. (That he has no capabilities then, execve(2) sees to.)
+func TestUserCanNotReachTheProgram(t *testing.T) {
+	needRoot(t)
+	if single(t) {
+		t.Skip("there is no other user")
+	}
+	cfg := Config{Root: busyboxRoot(t), Args: []string{"/private/true"}, User: "7"}
+	require.NoError(t, os.Mkdir(filepath.Join(cfg.Root, "private"), 0o700))
+	copyFile(t, filepath.Join(cfg.Root, "bin/busybox"), filepath.Join(cfg.Root, "private/true"))
+	_, err := Start(cfg)
+	require.EqualError(t, err, `exec: "/private/true": stat /private/true: permission denied`)
+	cfg.User = ""
+	_, code := output(t, cfg)
+	require.Zero(t, code)
+}
+
 // CVE-2024-9676: a table of users that is no file, leads out, or is endless.
 func TestTableOfUsersIsATrap(t *testing.T) {
 	needRoot(t)

@@ -158,3 +158,14 @@ grep CapPrm $d/status; readlink $d/exe; readlink $d/root; readlink $d/fd/4; done
 		require.Equal(t, "CapPrm:\t00000000a80425fb\nend\n", text, stage)
 	}
 }
+
+// A terminal of an exec is the kernel's, whatever somebody who may mount has put in its place.
+func TestExecTerminalIsTheKernels(t *testing.T) {
+	needRoot(t)
+	cfg := Config{Root: busyboxRoot(t), Capabilities: append(DefaultCapabilities(), unix.CAP_SYS_ADMIN)}
+	p := startSleeping(t, cfg)
+	require.Equal(t, "fake\n", execOutput(t, p, cfg, "busybox umount /dev/pts && echo fake > /dev/pts/ptmx && cat /dev/pts/ptmx"))
+	cfg.Args, cfg.Env, cfg.Terminal = []string{"true"}, []string{"PATH=/bin"}, true
+	_, err := p.Exec(cfg)
+	require.EqualError(t, err, "terminal: /dev/pts of the container is not the kernel's")
+}
