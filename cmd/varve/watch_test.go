@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ func TestWatchStays(t *testing.T) {
 		require.NoError(t, err)
 		defer func() { require.NoError(t, given.Close()) }()
 		cmd := h.command(t.Context(), "run", "-d", "small:1", "sleep", "1000")
-		cmd.ExtraFiles = []*os.File{given}
+		cmd.ExtraFiles = slices.Repeat([]*os.File{given}, 30) // more than a child gets of its own, which takes the first numbers
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 
