@@ -42,7 +42,7 @@ func (p *Process) Exec(cfg Config) (*Process, error) {
 		return nil, err
 	}
 	defer w.close()
-	child, err := enter(&cfg, w)
+	child, err := p.enter(&cfg, w)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (p *Process) pidfd() (*os.File, error) {
 }
 
 // enter starts the exec stage.
-func enter(cfg *Config, w *passage) (*Process, error) {
+func (p *Process) enter(cfg *Config, w *passage) (*Process, error) {
 	files := append([]*os.File{cfg.Stdin, cfg.Stdout, cfg.Stderr}, w.files()...)
 	if cfg.Terminal {
 		files[0], files[1], files[2] = nil, nil, nil
@@ -80,16 +80,16 @@ func enter(cfg *Config, w *passage) (*Process, error) {
 	if cfg.Group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cfg.Group.Fd())
 	}
-	p := &Process{done: make(chan struct{}), grouped: cfg.Group != nil}
-	err := p.leap(execName, cfg, attr, w, w.target, cfg.own(), 0)
+	child := &Process{done: make(chan struct{}), grouped: cfg.Group != nil}
+	err := child.leap(execName, cfg, attr, w, w.target, cfg.own(), 0, p.watch.Load())
 	if errors.Is(err, unix.ESRCH) {
 		err = errors.New("the container has ended")
 	}
 	if err != nil {
 		return nil, err
 	}
-	go p.await()
-	return p, nil
+	go child.await()
+	return child, nil
 }
 
 // await waits for a process that nobody has to watch over.

@@ -25,6 +25,7 @@ type leap struct {
 	files     []*os.File // descriptors from 0 on; nil is closed
 	group     *os.File   // as Config.Group
 	session   bool       // a session of its own
+	foreign   bool       // it is the child of this process's parent
 
 	target *os.File // a pidfd of who is in the namespaces
 	spaces int      // which of them are entered, CLONE_NEW…; with CLONE_NEWPID by one more fork, when all others are
@@ -43,32 +44,46 @@ const (
 )
 
 // start returns the number of the process when it has executed the program.
-func (l *leap) start() (pid int, err error) {
+func (l *leap) start() (int, error) { return settle(l.jump()) }
+
+// settle reaps those of the processes of jump that have done their work: all but the last,
+// which is what was to be started, or all after an error.
+func settle(pids []int, err error) (pid int, _ error) {
+	for i, one := range pids {
+		if err == nil && i == len(pids)-1 {
+			return one, nil
+		}
+		err = errors.Join(err, reap(one))
+	}
+	return 0, fmt.Errorf("enter the namespaces: %w", err)
+}
+
+// jump starts the process, and tells which others it took; the caller, or its parent if it is
+// foreign, has to reap them.
+func (l *leap) jump() (pids []int, err error) {
 	broken, told, err := os.Pipe()
 	if err != nil {
-		return 0, fmt.Errorf("pipe: %w", err)
+		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	defer func() { _ = broken.Close() }() // only read
 	c, err := l.prepare(told)
+	pid := 0
 	if err == nil {
 		pid, err = c.start()
 	}
 	c.close()
 	if err = errors.Join(err, told.Close()); err != nil {
-		return 0, err
+		return nil, err
 	}
+	pids = []int{pid}
 	word, err := io.ReadAll(broken)
 	if len(word) >= 8 && binary.LittleEndian.Uint32(word) == leapSecond {
-		err = errors.Join(err, reap(pid)) // the first has done its work
-		pid, word = int(binary.LittleEndian.Uint32(word[4:])), word[8:]
+		pids, word = append(pids, int(binary.LittleEndian.Uint32(word[4:]))), word[8:]
 	}
 	if len(word) >= 8 {
 		err = errors.Join(err, unix.Errno(binary.LittleEndian.Uint32(word[4:])))
 	}
-	if err == nil {
-		return pid, nil
-	}
-	return 0, errors.Join(fmt.Errorf("enter the user namespace: %w", err), reap(pid))
+	return pids, err
 }
 
 // reap waits for the end of a child that os knows nothing of.
@@ -118,8 +133,12 @@ func (l *leap) prepare(told *os.File) (*leapChild, error) {
 	kept := len(l.files)
 	c := &leapChild{clone: cloneArgs{ExitSignal: uint64(unix.SIGCHLD)}, kept: kept, session: l.session, as: l.as,
 		target: uintptr(kept), binary: uintptr(kept + 1), told: uintptr(kept + 2), spaces: uintptr(l.spaces), fresh: uintptr(l.fresh)}
+	if l.foreign {
+		c.clone = cloneArgs{Flags: unix.CLONE_PARENT}
+	}
 	if l.group != nil {
-		c.clone.Flags, c.clone.Cgroup = unix.CLONE_INTO_CGROUP, uint64(l.group.Fd())
+		c.clone.Flags |= unix.CLONE_INTO_CGROUP
+		c.clone.Cgroup = uint64(l.group.Fd())
 	}
 	if (l.spaces|l.fresh)&unix.CLONE_NEWPID != 0 { // of which nobody becomes a member later
 		c.again, c.fresh = true, 0
@@ -205,6 +224,9 @@ func (c *leapChild) fork(signals *unix.Sigset_t) (pid uintptr, errno syscall.Err
 			_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(i), 0, 0) // it may not be open
 		}
 	}
+	if errno == 0 { // what is open here and nobody's inside is gone before anybody can look
+		_, _, errno = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, c.told+1, ^uintptr(0)>>32, 0)
+	}
 	if errno == 0 {
 		_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, c.target, c.spaces, 0)
 	}
@@ -287,8 +309,8 @@ func (c *Config) leapAs() leapAs {
 
 // leap starts a stage in namespaces of the process behind target; if the container has a user
 // namespace of its own in that, too, as the root there if there is one. fresh are those that
-// are made for it.
-func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage, target *os.File, spaces, fresh int) error {
+// are made for it. by is who forks; nil is this process.
+func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage, target *os.File, spaces, fresh int, by *watch) error {
 	l := leap{binary: w.binary, args: []string{stage}, env: attr.Env, files: attr.Files, session: true,
 		target: target, spaces: spaces, fresh: fresh}
 	if attr.Sys.UseCgroupFD {
@@ -298,13 +320,19 @@ func (p *Process) leap(stage string, cfg *Config, attr *os.ProcAttr, w *passage,
 		l.spaces |= unix.CLONE_NEWUSER
 		l.as = cfg.leapAs()
 	}
-	err := withSlack(func() error {
-		pid, err := l.start()
-		if err == nil {
-			p.proc, err = findProcess(pid)
-		}
-		return err
-	})
+	pid, err := 0, errNoWatch
+	if by != nil {
+		pid, err = by.leap(&l)
+	}
+	if errors.Is(err, errNoWatch) {
+		err = withSlack(func() (err error) {
+			pid, err = l.start()
+			return err
+		})
+	}
+	if err == nil {
+		p.proc, err = findProcess(pid)
+	}
 	if err != nil {
 		return fmt.Errorf("start the container: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,7 @@ type Process struct {
 	startTime uint64
 	console   *os.File
 	grouped   bool
+	watch     atomic.Pointer[watch]
 	herd      *herd    // nil if the kernel ends all processes with the program
 	stage     *os.File // Config.Stage
 

@@ -242,7 +242,7 @@ func (p *Process) bear(cfg *Config, attr *os.ProcAttr, w *passage) error {
 	if cfg.Shared.Users == nil || cfg.UIDs == nil {
 		return p.forkAs(initName, attr)
 	}
-	return p.leap(initName, cfg, attr, w, cfg.Shared.Users, 0, int(attr.Sys.Cloneflags))
+	return p.leap(initName, cfg, attr, w, cfg.Shared.Users, 0, int(attr.Sys.Cloneflags), nil)
 }
 
 // forkAs starts the stage of this name.

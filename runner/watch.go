@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 // The kernel forgets PR_SET_PDEATHSIG when a process changes its user, as
 // gosu, su and their like do in process 1 of many images. Such a container would
 // outlive a supervisor that is killed. So each one has a watch: a process that
-// does nothing but read from a pipe whose other end is the supervisor's alone.
-// At end of file the supervisor has died, and the watch kills the container.
+// reads from a socket whose other end is the supervisor's alone, and forks for it
+// when it is asked to (watchleap.go). At end of file the supervisor has died, and the watch kills the container.
 //
 // It is a stage and not a fork, which would hold the memory of the supervisor.
 // It starts a little later than the program, so that short runs, which are the
@@ -34,7 +35,7 @@ const watchRetry = time.Second
 // Descriptors of the watch stage, after three that are /dev/null.
 const (
 	watchedFD = 3 // pidfd of the container's process 1
-	pipeFD    = 4
+	doorFD    = 4 // a socket to the supervisor
 	herdFD    = 5 // the mount namespace of a container that shares its process ids; else /dev/null
 	programFD = 6 // Config.Stage, if there is one
 )
@@ -42,7 +43,10 @@ const (
 // watch is the supervisor's side.
 type watch struct {
 	proc *process
-	pipe *os.File
+
+	mu     sync.Mutex // guards the two below, and is held while the watch is asked for something
+	door   *os.File   // a socket to its doorFD
+	closed bool
 }
 
 // keepWatch has a watch over the container until ended is closed. That there is none
@@ -67,7 +71,9 @@ func (p *Process) keepWatch(ended <-chan struct{}) error {
 		case <-time.After(delay):
 		}
 		if w, err := startWatch(p.proc.fd, p.stage, p.herd); err == nil {
+			p.watch.Store(w)
 			<-ended
+			p.watch.Store(nil)
 			return w.stop()
 		}
 	}
@@ -76,14 +82,15 @@ func (p *Process) keepWatch(ended <-chan struct{}) error {
 // startWatch watches over the process behind pidfd, which stays the caller's, as stage
 // does.
 func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
-	r, w, err := os.Pipe()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("pipe: %w", err)
+		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	defer func() { _ = r.Close() }() // the watch has it
+	ours, theirs := os.NewFile(uintptr(fds[0]), watchName), os.NewFile(uintptr(fds[1]), watchName)
+	defer func() { _ = theirs.Close() }() // the watch has it
 	// A session of its own: the terminal's Ctrl-C is not for it.
 	attr := &os.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
-		Files: []*os.File{nil, nil, nil, pidfd, r, nil}}
+		Files: []*os.File{nil, nil, nil, pidfd, theirs, nil}}
 	args := []string{watchName}
 	if h != nil {
 		attr.Files[herdFD] = h.mounts
@@ -96,14 +103,18 @@ func startWatch(pidfd, stage *os.File, h *herd) (*watch, error) {
 	}
 	proc, err := startProcess(program, args, attr)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), w.Close())
+		return nil, errors.Join(fmt.Errorf("start the container's watch: %w", err), ours.Close())
 	}
-	return &watch{proc, w}, nil
+	return &watch{proc: proc, door: ours}, nil
 }
 
 // stop ends the watch of a container that has ended.
 func (w *watch) stop() error {
-	if err := errors.Join(w.proc.end(), w.pipe.Close()); err != nil {
+	err := w.proc.end() // who waits for an answer hears of it
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if err = errors.Join(err, w.door.Close()); err != nil {
 		return fmt.Errorf("end the container's watch: %w", err)
 	}
 	return nil
@@ -111,13 +122,9 @@ func (w *watch) stop() error {
 
 // watchStage is all that the watch does. It does not return.
 func watchStage() {
-	n, err := 1, error(nil)
-	for err == nil && n > 0 || err == unix.EINTR {
-		n, err = unix.Read(pipeFD, make([]byte, 1))
+	for attend() {
 	}
-	if err == nil {
-		err = unix.PidfdSendSignal(watchedFD, unix.SIGKILL, nil, 0)
-	}
+	err := unix.PidfdSendSignal(watchedFD, unix.SIGKILL, nil, 0)
 	if len(os.Args) > 1 { // a herd
 		h := herd{os.NewFile(herdFD, "mounts"), os.Args[1]}
 		if endErr := h.end(); endErr != nil {
