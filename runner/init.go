@@ -216,6 +216,7 @@ func execute(control *link, program string, o *order, bound bool) error {
 			return err
 		}
 	}
+	makeRoom(cfg.Rlimits)
 	if err := errors.Join(setRlimits(cfg.Rlimits), control.send(msgReady, program, -1)); err != nil {
 		return err
 	}

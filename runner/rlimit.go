@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +30,17 @@ func raiseRlimits(list []Rlimit) error {
 		}
 	}
 	return nil
+}
+
+// makeRoom has some of the heap be free: what comes after setRlimits then needs no more memory
+// of the kernel, which might refuse it. Go ends a process that gets none.
+func makeRoom(list []Rlimit) {
+	if !slices.ContainsFunc(list, func(l Rlimit) bool { return l.Resource == unix.RLIMIT_DATA || l.Resource == unix.RLIMIT_AS }) {
+		return
+	}
+	room := make([]byte, 4<<20) // it is not touched
+	runtime.KeepAlive(room)
+	runtime.GC() // back to the heap, and not to the kernel
 }
 
 // setRlimits comes just before execve.
