@@ -66,8 +66,10 @@ writer() {
 
 postgres() {
 	local seconds=${SECONDS_POSTGRES:-600} end round=0 acked last
+	# Whoever asks is let in: with a single id the peer of a socket is always root.
 	"$varve" run -d --name pg --init --network none software:1 sh -c '
 		mkdir -p /run/postgresql && chown postgres /run/postgresql
+		sed -i "s/peer$/trust/" /etc/postgresql/15/main/pg_hba.conf
 		exec setpriv --reuid postgres --regid postgres --init-groups /usr/lib/postgresql/15/bin/postgres -D /etc/postgresql/15/main -c log_checkpoints=on' >/dev/null
 	eventually "$varve" exec -u postgres pg psql -qAt -c 'select 1'
 	"$varve" exec -u postgres pg createdb load
