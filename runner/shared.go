@@ -53,17 +53,28 @@ func (c *Config) sharesPIDs() bool { return c.HostPID || c.Shared.PID != nil || 
 // openShm opens /dev/shm of the container in which the process behind target is, as a mount
 // that is attached nowhere. A thread that ends then looks for it there.
 func openShm(target *os.File) (fd int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err = openShmHere(int(target.Fd()))
-	}()
-	<-done
+	aside(func() { fd, err = openShmHere(int(target.Fd())) })
 	if err != nil {
 		return -1, fmt.Errorf("open /dev/shm of another container: %w", err)
 	}
 	return fd, nil
+}
+
+// aside calls fn on a thread that ends with it. It is never the first of this process, which
+// Go can not end: it would stay in what namespaces fn has entered, and keep their mounts.
+func aside(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return // and never unlocked
+		}
+		aside(fn) // while this goroutine has the first
+		runtime.UnlockOSThread()
+	}()
+	<-done
 }
 
 // openShmHere changes what the calling thread sees.
