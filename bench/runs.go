@@ -132,15 +132,16 @@ func (r *runComparison) podmanRun(args ...string) []string {
 	return r.podmanLine(append([]string{"run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"}, args...)...)
 }
 
-// measure has ours and the peer's turn by turn, and adds the line. A nil peer is not
-// here; bar is of the peer's median, 0 without one.
-func (r *runComparison) measure(job, peer string, rounds int, ours, theirs func() (time.Duration, error), bar func(peer float64) float64) error {
+// measure has ours and the peer's turn by turn, each so many times: after another program a
+// first run is slower, and the figures are of those that are warm. It adds the line. A nil peer is
+// not here; bar is of the peer's median, 0 without one.
+func (r *runComparison) measure(job, peer string, each int, ours, theirs func() (time.Duration, error), bar func(peer float64) float64) error {
 	var a, b []float64
-	for round := range rounds {
-		r.say("%s: round %d of %d", job, round+1, rounds)
-		turn := []func() error{func() error { return appendTime(&a, ours) }}
+	for round := range r.report.Rounds {
+		r.say("%s: round %d of %d", job, round+1, r.report.Rounds)
+		turn := []func() error{func() error { return appendTimes(&a, each, ours) }}
 		if theirs != nil {
-			turn = append(turn, func() error { return appendTime(&b, theirs) })
+			turn = append(turn, func() error { return appendTimes(&b, each, theirs) })
 		}
 		if round%2 == 1 {
 			slices.Reverse(turn)
@@ -165,10 +166,15 @@ func (r *runComparison) measure(job, peer string, rounds int, ours, theirs func(
 // add adds a line to the report.
 func (r *runComparison) add(l RunLine) { r.report.Lines = append(r.report.Lines, l) }
 
-func appendTime(list *[]float64, fn func() (time.Duration, error)) error {
-	d, err := fn()
-	*list = append(*list, millis(d))
-	return err
+func appendTimes(list *[]float64, times int, fn func() (time.Duration, error)) error {
+	for range times {
+		d, err := fn()
+		if err != nil {
+			return err
+		}
+		*list = append(*list, millis(d))
+	}
+	return nil
 }
 
 // whole is how long a process takes.
@@ -186,7 +192,7 @@ func (r *runComparison) runTrue() error {
 	if r.podman {
 		theirs = r.whole(r.podmanRun("--rm", "base", "true"))
 	}
-	return r.measure("run --rm IMAGE true, as root", podman, r.report.Rounds*r.report.Each, r.whole(r.varve("run", "--rm", "base", "true")), theirs, fixed(mostRun))
+	return r.measure("run --rm IMAGE true, as root", podman, r.report.Each, r.whole(r.varve("run", "--rm", "base", "true")), theirs, fixed(mostRun))
 }
 
 // paces are what podman took for the jobs before, and what the least takes that bubblewrap and
@@ -211,10 +217,8 @@ func (r *runComparison) paces() error {
 
 func (r *runComparison) pace(program string, there float64, line ...string) error {
 	var took []float64
-	for range r.report.Rounds * r.report.Each {
-		if err := appendTime(&took, r.whole(line)); err != nil {
-			return err
-		}
+	if err := appendTimes(&took, r.report.Rounds*r.report.Each, r.whole(line)); err != nil {
+		return err
 	}
 	_, median, _ := quartiles(took)
 	r.report.Paces = append(r.report.Paces, RunPace{program, median, there})
@@ -236,7 +240,7 @@ func (r *runComparison) runRootless() error {
 	}
 	theirs, err := r.rootlessPodman()
 	if err == nil {
-		err = r.measure("run --rm IMAGE true, rootless", podman, r.report.Rounds*r.report.Each, r.wholeAsUser(ours("run", "--rm", "base", "true")), theirs, fixed(mostRun))
+		err = r.measure("run --rm IMAGE true, rootless", podman, r.report.Each, r.wholeAsUser(ours("run", "--rm", "base", "true")), theirs, fixed(mostRun))
 	}
 	err = errors.Join(err, r.asUser(ours("rmi", "-f", "base")))
 	if theirs != nil { // its process that keeps the user namespace goes
@@ -304,7 +308,7 @@ func (r *runComparison) execTrue() error {
 	if err := r.all(begin...); err != nil {
 		return err
 	}
-	err := r.measure("exec CONTAINER true", podman, r.report.Rounds*r.report.Each, r.whole(r.varve("exec", "up", "true")), theirs, fixed(mostExec))
+	err := r.measure("exec CONTAINER true", podman, r.report.Each, r.whole(r.varve("exec", "up", "true")), theirs, fixed(mostExec))
 	return errors.Join(err, r.all(end...))
 }
 
@@ -317,7 +321,7 @@ func (r *runComparison) hello() error {
 	program := []string{"python3", "-c", `print("hello")`}
 	ours := append(r.varve("run", "--rm", "base"), program...)
 	theirs := append([]string{"bwrap", "--bind", r.tree, "/", "--dev", "/dev", "--proc", "/proc", "--unshare-pid"}, program...)
-	return r.measure("until Python says hello", "bubblewrap", r.report.Rounds*r.report.Each, firstByte(ours), firstByte(theirs), func(theirs float64) float64 {
+	return r.measure("until Python says hello", "bubblewrap", r.report.Each, firstByte(ours), firstByte(theirs), func(theirs float64) float64 {
 		return mostHello*theirs + plusHello
 	})
 }
@@ -372,7 +376,7 @@ func (r *runComparison) many() error {
 		theirs = atOnce(r.podmanRun("-d", "base", "sleep", "100000"), r.podmanLine("ps", "-q"), r.podmanLine("rm", "-f", "-t", "0"))
 	}
 	ours := atOnce(r.varve("run", "-d", "base", "sleep", "100000"), r.varve("ps", "-q"), r.varve("rm", "-f"))
-	return r.measure(fmt.Sprintf("%d containers started at once", r.opt.Many), podman, r.report.Rounds, ours, theirs, func(theirs float64) float64 {
+	return r.measure(fmt.Sprintf("%d containers started at once", r.opt.Many), podman, 1, ours, theirs, func(theirs float64) float64 {
 		return mostOfPodman * theirs
 	})
 }
@@ -382,7 +386,7 @@ func (r *runComparison) idle() error {
 	if err := r.all(r.varve("run", "-d", "--name", "idle", "base", "sleep", "100000")); err != nil {
 		return err
 	}
-	time.Sleep(time.Duration(min(r.report.Rounds*r.report.Each, 10)) * time.Second) // for the watch, and a collection of garbage
+	time.Sleep(time.Duration(min(r.report.Each, 10)) * time.Second) // for the watch, and a collection of garbage
 	out, err := exec.Command(r.Varve, r.varve("inspect", "--format", "{{.ID}}", "idle")[1:]...).Output()
 	if err != nil {
 		return err
