@@ -15,7 +15,8 @@ import (
 // gosu, su and their like do in process 1 of many images. Such a container would
 // outlive a supervisor that is killed. So each one has a watch: a process that
 // reads from a socket whose other end is the supervisor's alone, and forks for it
-// when it is asked to (watchleap.go). At end of file the supervisor has died, and the watch kills the container.
+// when it is asked to (watchleap.go). At end of file the supervisor has died, and the
+// watch kills the container.
 //
 // It is a stage and not a fork, which would hold the memory of the supervisor.
 // It starts a little later than the program, so that short runs, which are the
