@@ -131,9 +131,12 @@ func (r *imageRun) varve(args ...string) []string {
 func (r *imageRun) podmanLine(args ...string) []string { return r.podmanAt("podman", args...) }
 
 func (r *imageRun) podmanAt(store string, args ...string) []string {
-	return append([]string{"podman", "--root", r.path(store),
-		"--runroot", r.path(store[:1] + "-run"), // 50 characters are the most
-		"--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
+	return r.podmanIn(r.path(store), r.path(store[:1]+"-run"), args...)
+}
+
+// podmanIn is a command line on a store in root; of runroot 50 characters are the most.
+func (r *imageRun) podmanIn(root, runroot string, args ...string) []string {
+	return append([]string{"podman", "--root", root, "--runroot", runroot, "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
 		"--storage-driver", "overlay", "--storage-opt", "overlay.mount_program=" + r.paths["fuse-overlayfs"]}, args...)
 }
 
@@ -209,7 +212,7 @@ func (r *imageRun) prepare() error {
 		return err
 	}
 	return r.all(r.podmanLine("import", r.Tar, "base"),
-		r.podmanLine("run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--name", "big", "base", "sh", "-c", big))
+		r.podmanLine(runArgs("--name", "big", "base", "sh", "-c", big)...))
 }
 
 // startLive starts a container that makes a change and runs on.

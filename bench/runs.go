@@ -127,10 +127,12 @@ func (r *runComparison) prepareRuns() error {
 	return r.all(lines...)
 }
 
-// podmanRun leaves out the network, which we do not make either.
-func (r *runComparison) podmanRun(args ...string) []string {
-	return r.podmanLine(append([]string{"run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"}, args...)...)
+// runArgs leave out the network, which we do not make either.
+func runArgs(args ...string) []string {
+	return append([]string{"run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"}, args...)
 }
+
+func (r *runComparison) podmanRun(args ...string) []string { return r.podmanLine(runArgs(args...)...) }
 
 // measure has ours and the peer's turn by turn, each so many times: after another program a
 // first run is slower, and the figures are of those that are warm. It adds the line. A nil peer is
@@ -254,7 +256,7 @@ func (r *runComparison) rootlessPodman() (func() (time.Duration, error), error) 
 	if !r.podman {
 		return nil, nil
 	}
-	run := r.podmanOfUser("run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--rm", "base", "true")
+	run := r.podmanOfUser(runArgs("--rm", "base", "true")...)
 	for _, line := range [][]string{r.podmanOfUser("import", "-", "base"), run} {
 		if err := r.asUser(line); err != nil {
 			return nil, err
@@ -264,9 +266,8 @@ func (r *runComparison) rootlessPodman() (func() (time.Duration, error), error) 
 }
 
 func (r *runComparison) podmanOfUser(args ...string) []string {
-	return append([]string{"env", "XDG_RUNTIME_DIR=" + filepath.Join(r.opt.UserDir, "r"), "podman", "--root", filepath.Join(r.opt.UserDir, "podman"),
-		"--runroot", filepath.Join(r.opt.UserDir, "p"), "--cgroup-manager", "cgroupfs", "--runtime", r.paths["runc"],
-		"--storage-driver", "overlay", "--storage-opt", "overlay.mount_program=" + r.paths["fuse-overlayfs"]}, args...)
+	dir := r.opt.UserDir
+	return append([]string{"env", "XDG_RUNTIME_DIR=" + filepath.Join(dir, "r")}, r.podmanIn(filepath.Join(dir, "podman"), filepath.Join(dir, "p"), args...)...)
 }
 
 // asUser runs a command with the archive of the root as its stdin, which the user may not be able to open.

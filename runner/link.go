@@ -100,13 +100,7 @@ func (l *link) awaitExec(to hearing) (console *os.File, err error) {
 // receive returns the next message; kind 0 is the end.
 func (l *link) receive() (kind byte, text string, file *os.File, err error) {
 	buf, oob := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
-	var n, oobn int
-	for {
-		n, oobn, _, _, err = unix.Recvmsg(int(l.file.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	n, oobn, _, _, err := recvmsg(int(l.file.Fd()), buf, oob, 0)
 	if err == unix.ECONNRESET { // it was killed with our end unread
 		n, err = 0, nil
 	}
@@ -125,16 +119,32 @@ func (l *link) receive() (kind byte, text string, file *os.File, err error) {
 }
 
 func receivedFile(oob []byte) (*os.File, error) {
+	files, err := receivedFiles(oob)
+	if err != nil || len(files) != 1 {
+		closeFiles(files)
+		return nil, fmt.Errorf("receive the terminal: %d descriptors: %w", len(files), err)
+	}
+	return files[0], nil // non-blocking as the stage opened it, so it goes to the poller
+}
+
+// receivedFiles are the descriptors that came with a message, also some after an error.
+func receivedFiles(oob []byte) (files []*os.File, err error) {
 	list, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(list) != 1 {
-		return nil, fmt.Errorf("receive the terminal: %d control messages: %w", len(list), err)
+	for _, m := range list {
+		fds, parseErr := unix.ParseUnixRights(&m)
+		err = errors.Join(err, parseErr)
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
 	}
-	fds, err := unix.ParseUnixRights(&list[0])
-	if err != nil || len(fds) != 1 {
-		return nil, fmt.Errorf("receive the terminal: %d descriptors: %w", len(fds), err)
+	return files, err
+}
+
+// closeFiles closes what somebody else has, or nobody wants.
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close() // nothing was written
 	}
-	// Non-blocking as the stage opened it, so it goes to the poller.
-	return os.NewFile(uintptr(fds[0]), "console"), nil
 }
 
 // send is the stage's side: message kind with text, and fd unless it is -1.

@@ -13,7 +13,7 @@ import (
 // Timer slack (prctl(2), PR_SET_TIMERSLACK) is how much later than asked the kernel may
 // wake a thread. A Go program that has just begun has a monitor, a thread that sleeps 20 µs at
 // a time, and on a virtual machine each such wake costs more than it sleeps. So stages, and who asks
-// for it, begin with much slack, which all their threads inherit. Measured: a tenth of a run. A program gets
+// for it, begin with much slack, which all their threads inherit. Measured: 6 to 10 % of a run. A program gets
 // the kernel's before it is executed; only what it would have by prctl(PR_SET_TIMERSLACK, 0), the
 // slack that its process was born with, is still ours.
 const (

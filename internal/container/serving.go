@@ -4,8 +4,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"time"
-
-	"github.com/varvefs/varve/runner"
 )
 
 // TuneForServing sets this process up to serve a view that is about to be mounted.
@@ -16,13 +14,11 @@ import (
 // spare it does not: creating files and bringing them up took a tenth less time
 // (docs/performance.md).
 //
-// The timers of a supervisor's threads, which had slack while it began, get the kernel's. The
-// garbage collector, which main holds off for verbs that soon end, is put back to
+// The garbage collector, which main holds off for verbs that soon end, is put back to
 // normal: soon, so that a container that ends at once never pays for a collection
 // (2 ms), and until then so far that it starts at 8 MiB.
 func TuneForServing() {
 	const soon = 5 * time.Second
-	runner.WakePromptly()
 	debug.SetGCPercent(200)
 	time.AfterFunc(soon, func() { debug.SetGCPercent(100) })
 	runtime.GOMAXPROCS(max(8, 2*runtime.NumCPU()))

@@ -210,6 +210,7 @@ func (s *supervisor) live(starter *guest) (int, error) {
 		}
 		if starter != nil {
 			TuneForServing()
+			runner.WakePromptly()
 			if s.unindexed {
 				s.place.indexInBackground(s.spec.Layers)
 			}
