@@ -6,11 +6,17 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const selfExe = "/proc/self/exe"
+
+// sealPatience is how long the kernel is asked to seal memory. It says EBUSY while it has pages
+// of it in hand itself, for which it waits an eighth of a second each time: a machine that has
+// much to do, or moves its pages, may take longer.
+const sealPatience = 5 * time.Second
 
 // openBinary opens this program's file so that nobody who gets hold of it can
 // write to it: the entry point "#!/proc/self/exe" makes the container's process
@@ -94,16 +100,25 @@ func copyBinary() (*os.File, error) {
 // its descriptor, which is the caller's to close. It fails where memory can not be
 // executed (vm.memfd_noexec).
 func Seal(program io.Reader) (*os.File, error) {
-	fd, err := unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	mem, err := sealed("varve", program)
+	if err != nil {
+		return nil, fmt.Errorf("seal a program: %w", err)
+	}
+	return mem, nil
+}
+
+// sealed is Seal, with a name for the memory, which /proc shows.
+func sealed(name string, program io.Reader) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if err == unix.EINVAL { // before Linux 6.3 all of them are executable
-		fd, err = unix.MemfdCreate("varve", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("seal a program: memfd_create: %w", err)
+		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
-	mem := os.NewFile(uintptr(fd), "varve")
+	mem := os.NewFile(uintptr(fd), name)
 	if err = fillAndSeal(mem, program); err != nil {
-		return nil, errors.Join(fmt.Errorf("seal a program: %w", err), mem.Close())
+		return nil, errors.Join(err, mem.Close())
 	}
 	return mem, nil
 }
@@ -113,6 +128,10 @@ func fillAndSeal(mem *os.File, program io.Reader) error {
 		return err
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	_, err := unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals)
-	return err
+	for begin := time.Now(); ; {
+		_, err := unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals)
+		if err != unix.EBUSY || time.Since(begin) > sealPatience {
+			return err
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -102,8 +101,6 @@ func (p *Process) await() {
 // execStage is all that happens in the container before the program of Exec runs. It
 // does not return.
 func execStage() {
-	// Namespaces, capabilities and keyrings belong to the thread that will call execve.
-	runtime.LockOSThread()
 	control := &link{os.NewFile(controlFD, "varve-control")}
 	err := joinProgram(control)
 	if err = control.fail(err); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,9 +12,6 @@ import (
 // initStage is all that happens in the new namespaces before the program runs.
 // It does not return.
 func initStage() {
-	// Capabilities, PR_SET_PDEATHSIG and keyrings belong to the thread that
-	// will call execve.
-	runtime.LockOSThread()
 	control := &link{os.NewFile(controlFD, "varve-control")}
 	err := becomeProgram(control)
 	if err = control.fail(err); err != nil {
@@ -186,7 +182,8 @@ func buildRoot(root int, out *outside, o *order, control *link) error {
 // execute is the last step: every descriptor but 0 to 2 closes with execve. A bound
 // program dies with the thread that started it.
 func execute(control *link, program string, o *order, bound bool) error {
-	cfg, tiny := &o.Config, -1
+	cfg := &o.Config
+	var tiny *os.File
 	if err := resetSignals(); err != nil {
 		return err
 	}
@@ -223,7 +220,7 @@ func execute(control *link, program string, o *order, bound bool) error {
 	if err := confine(o, control); err != nil {
 		return err
 	}
-	if tiny >= 0 {
+	if tiny != nil {
 		return executeTiny(tiny, cfg)
 	}
 	return execError(program, unix.Exec(program, cfg.Args, cfg.Env))

@@ -162,6 +162,9 @@ type window struct {
 type line struct {
 	file *os.File
 	conn syscall.RawConn
+	// begun: who has it from lineFor has heard that the teller is ready, or waits for that no
+	// more. Until then nobody else may listen, who would take the word from him.
+	begun bool
 }
 
 // tell has the teller stop a thread, and returns when the view may answer it; another teller,
@@ -196,20 +199,19 @@ func (t *teller) dismiss(w *window) error {
 
 // await waits until the teller is ready. That it can not be in time is no error.
 func (t *teller) await(l *line, tid uint32) error {
-	for begin := time.Now(); time.Since(begin) < tellPatience; {
-		said, err := l.hear(0)
-		switch {
-		case err == nil:
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.now.note(tid, l, said)
-			return nil
-		case err != unix.EAGAIN:
-			return err
-		case isKilled(tid):
-			return nil
+	said, err := "", error(unix.EAGAIN)
+	for begin := time.Now(); err == unix.EAGAIN && time.Since(begin) < tellPatience; {
+		if said, err = l.hear(0); err == unix.EAGAIN && isKilled(tid) {
+			break
 		}
 	}
+	if err != nil && err != unix.EAGAIN {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l.begun = true
+	t.now.note(tid, l, said)
 	return nil
 }
 
@@ -257,6 +259,9 @@ func (t *teller) close() error {
 
 func (w *window) lineFor(tid uint32) (l *line, fresh bool, err error) {
 	for other, l := range w.busy {
+		if !l.begun {
+			continue
+		}
 		if said, err := l.hear(unix.MSG_DONTWAIT); err == nil {
 			w.note(other, l, said)
 		}
@@ -269,6 +274,7 @@ func (w *window) lineFor(tid uint32) (l *line, fresh bool, err error) {
 	} else if l, err = w.newLine(); err != nil {
 		return nil, false, err
 	}
+	l.begun = false
 	w.busy[tid] = l
 	return l, true, nil
 }

@@ -1,9 +1,11 @@
 package runner
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -40,31 +42,20 @@ const tinyName = "varve-init"
 var ErrNoInit = errors.New("--init is not there for this kind of processor")
 
 // openTiny makes the file of process 1 that starts the program at path.
-func openTiny(path string) (int, error) {
+func openTiny(path string) (*os.File, error) {
 	code := tinyInstructions()
 	if code == nil {
-		return -1, ErrNoInit
+		return nil, ErrNoInit
 	}
 	file, err := tinyFile(code, tinyMachine, path)
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
-	fd, err := unix.MemfdCreate(tinyName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if err == unix.EINVAL { // before Linux 6.3 all of them are executable
-		fd, err = unix.MemfdCreate(tinyName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
+	f, err := sealed(tinyName, bytes.NewReader(file))
 	if err != nil {
-		return -1, fmt.Errorf("make process 1: memfd_create: %w", err)
+		return nil, fmt.Errorf("make process 1: %w", err)
 	}
-	if _, err = unix.Write(fd, file); err == nil {
-		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
-	}
-	if err != nil {
-		_ = unix.Close(fd) // memory
-		return -1, fmt.Errorf("make process 1: %w", err)
-	}
-	return fd, nil
+	return f, nil
 }
 
 // tinyFile is the file, of instructions of this kind of processor.
@@ -105,7 +96,7 @@ func putHeader(file []byte, machine uint16) {
 }
 
 // executeTiny becomes process 1, which starts the program. It returns only with an error.
-func executeTiny(fd int, cfg *Config) error {
+func executeTiny(program *os.File, cfg *Config) error {
 	argv, err := syscall.SlicePtrFromStrings(append([]string{tinyName, "--"}, cfg.Args...))
 	if err != nil {
 		return err
@@ -118,7 +109,7 @@ func executeTiny(fd int, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(empty)),
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, program.Fd(), uintptr(unsafe.Pointer(empty)),
 		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
 	return fmt.Errorf("become process 1: execveat: %w", errno)
 }

@@ -23,7 +23,14 @@ func (w *world) kernelMount(t *testing.T, lowers ...string) {
 	t.Helper()
 	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=on,metacopy=on,index=on",
 		strings.Join(lowers, ":"), w.upper, w.work)
-	require.NoError(t, unix.Mount("overlay", w.mnt, "overlay", 0, data))
+	var err error
+	for range 500 { // a mount namespace that was made meanwhile has the one before, until it ends
+		if err = unix.Mount("overlay", w.mnt, "overlay", 0, data); err != unix.EBUSY {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Unmount(w.mnt, unix.MNT_DETACH) }) // after a failure
 }
 

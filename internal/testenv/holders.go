@@ -11,7 +11,7 @@ import (
 // Holders lists the processes that have something at or below dir open, mapped, or as
 // their working directory or root, each with what it holds: why an unmount says EBUSY.
 // A process that only looks at a path there in this moment is not among them, but all
-// that are in a system call are named at the end, with the call.
+// that wait for a server in a system call are named at the end, with the call.
 func Holders(dir string) (list []string) {
 	procs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is good
 	for _, proc := range procs {
@@ -26,12 +26,18 @@ func Holders(dir string) (list []string) {
 		}
 	}
 	for _, proc := range procs {
-		if where, err := os.ReadFile(filepath.Join(proc, "stack")); err == nil && strings.Contains(string(where), "fuse_") {
+		if where, err := os.ReadFile(filepath.Join(proc, "stack")); err == nil && isAsking(string(where)) {
 			list = append(list, fmt.Sprintf("%s is inside FUSE: %s", commandOf(proc), strings.Join(strings.Fields(string(where)), " ")))
 		}
 	}
 	slices.Sort(list)
 	return list
+}
+
+// isAsking tells from its stack in the kernel whether a thread waits for a file system in user
+// space; one that reads from or writes to the device is a server itself.
+func isAsking(stack string) bool {
+	return strings.Contains(stack, "fuse_") && !strings.Contains(stack, "fuse_dev_")
 }
 
 // commandOf is the pid and the name of the process behind a directory of /proc.
