@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,13 +17,7 @@ import (
 func TestDebian(t *testing.T) {
 	tar := testenv.Debian(t)
 	eachUser(t, func(t *testing.T, h *home) {
-		f, err := os.Open(tar)
-		require.NoError(t, err)
-		defer func() { require.NoError(t, f.Close()) }()
-		load := h.command(t.Context(), "import", "-", "deb:12")
-		load.Stdin = f
-		said, err := load.CombinedOutput()
-		require.NoError(t, err, "%s", said)
+		h.importFrom(t, tar, "deb:12")
 		defer h.ok(t, "rmi", "deb:12")
 
 		out := h.ok(t, "run", "--rm", "deb:12", "sh", "-c", "apt-get --version; dpkg -l | wc -l; python3 -V || true")
@@ -43,4 +39,57 @@ func TestDebian(t *testing.T) {
 		out = h.ok(t, "run", "--rm", "-u", "bob", "deb:bob", "sh", "-c", "id -un; cd; touch mine; stat -c %U:%G mine")
 		require.Equal(t, "bob\nbob:bob\n", out)
 	})
+}
+
+// importFrom makes an image of a tar that the user may not be able to open.
+func (h *home) importFrom(t *testing.T, tar, image string) {
+	t.Helper()
+	f, err := os.Open(tar)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	load := h.command(t.Context(), "import", "-", image)
+	load.Stdin = f
+	said, err := load.CombinedOutput()
+	require.NoError(t, err, "%s", said)
+}
+
+// TestInstallWithASingleID installs ten packages with users, groups and set-group-ID programs of
+// their own where the kernel knows a single id, and has podman look at what comes of it.
+func TestInstallWithASingleID(t *testing.T) {
+	testenv.FUSE(t)
+	testenv.Root(t) // for podman
+	testenv.Program(t, "podman", "podman")
+	tar := testenv.Debian(t)
+	u := testenv.Single(t)
+	testenv.CheckLeaks(t)
+	h := newHome(t, &u)
+	h.importFrom(t, tar, "deb:12")
+	defer h.ok(t, "rmi", "deb:12")
+	packages := "at cron dbus libc6-dev man-db openssh-client procps redis-server screen sudo"
+	install := h.command(t.Context(), "run", "--name", "ten", "-e", "DEBIAN_FRONTEND=noninteractive", "deb:12", "sh", "-ec",
+		"apt-get update -qq && apt-get install -qq -y --no-install-recommends "+packages)
+	said, err := install.CombinedOutput()
+	defer h.ok(t, "rm", "ten")
+	require.NoError(t, err, "%s", said)
+	h.ok(t, "commit", "ten", "deb:ten")
+	defer h.ok(t, "rmi", "deb:ten")
+
+	const owners = `cd "$0" && find bin/ usr etc/sudoers etc/redis var -printf '%P|%y|%m|%U:%G\n' | LC_ALL=C sort`
+	inside := strings.TrimSpace(h.ok(t, "run", "--rm", "deb:ten", "sh", "-ec", owners, "/"))
+	state := h.ok(t, "run", "--rm", "deb:ten", "sh", "-c", "dpkg-query -W -f '${db:Status-Abbrev}\n' "+packages+"; dpkg --audit")
+	require.Equal(t, strings.Repeat("ii \n", 10), state)
+	for _, program := range []string{"bin/crontab|f|2755|", "bin/ssh-agent|f|2755|", "bin/at|f|6755|", "lib/dbus-1.0/dbus-daemon-launch-helper|f|4754|"} {
+		line := regexp.MustCompile("(?m)^" + regexp.QuoteMeta(program) + "(.*)$").FindStringSubmatch(inside)
+		require.Len(t, line, 2, program)
+		require.NotEqual(t, "0:0", line[1], program)
+	}
+
+	saved := filepath.Join(u.Dir(t), "ten.tar")
+	h.ok(t, "save", "-o", saved, "deb:ten")
+	p := &peers{dir: testenv.Dir(t), home: h}
+	p.pod(t, "load", "-i", saved)
+	t.Cleanup(func() { _ = exec.Command("umount", p.dir+"/pod/overlay").Run() }) // podman's, if it made one
+	dir := p.pod(t, "image", "mount", "deb:ten")
+	defer p.pod(t, "image", "unmount", "deb:ten")
+	require.Equal(t, inside, p.command(t, "sh", "-c", owners, dir))
 }
