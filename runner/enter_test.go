@@ -148,6 +148,7 @@ func TestStagesCanNotBeLookedInto(t *testing.T) {
 		started := make(chan error)
 		var held *Process
 		go func() {
+			var err error
 			held, err = start(p, cfg)
 			started <- err
 		}()
