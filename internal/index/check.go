@@ -301,18 +301,29 @@ func (k *checker) linkCounts() error {
 	return nil
 }
 
-// nameTable: names are names, in order, and found.
+// nameTable: names are names, and in order. Each start of a container comes by here, so
+// what no name has is looked for in all of them at once.
 func (k *checker) nameTable() error {
+	if bytes.IndexByte(k.names, '/') >= 0 || bytes.IndexByte(k.names, 0) >= 0 {
+		return damaged("a name has a slash or a zero in it")
+	}
 	for n := range k.counts.inodes {
 		first, count := k.children(n)
+		var last []byte
 		for d := first; d < first+count; d++ {
 			name := k.name(d)
-			if !isName(string(name)) || d > first && bytes.Compare(k.name(d-1), name) >= 0 {
+			if isDots(name) || bytes.Compare(last, name) >= 0 {
 				return damaged("name %d: %q", d, name)
 			}
+			last = name
 		}
 	}
 	return nil
+}
+
+// isDots tells whether a name is one of the two that each directory has by itself.
+func isDots(name []byte) bool {
+	return len(name) <= 2 && (string(name) == "." || string(name) == "..")
 }
 
 // slotTable: slots lead to names, and each name is found.
