@@ -34,6 +34,9 @@ type Job struct {
 	// Ino, if not 0, is noted on the copy as the inode number that it is to be
 	// shown with (see [Ino]), where the file system and the kind of file allow it.
 	Ino uint64
+	// Instead, if not nil, is what is in the copy, a regular file that stands for a lower file
+	// of whatever kind; Stat.Mode is that of the copy then.
+	Instead []byte
 	// KeepOwner leaves the copy to whoever makes it: for those who may not chown.
 	KeepOwner bool
 	// Empty makes a regular file without its data, for one that is about to be

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -118,6 +119,50 @@ func (p *place) requireSame(t *testing.T, name string) {
 		require.Equal(t, "kept", string(note))
 		_, err = at.Getxattr(p.upper, name, "user.overlay.origin")
 		require.ErrorIs(t, err, unix.ENODATA, "the union's own attributes are of their layer")
+	}
+}
+
+// TestInstead: a regular file stands for a lower file of any kind, with the times of that.
+// Whichever step fails, nothing is left.
+func TestInstead(t *testing.T) {
+	p := newPlace(t)
+	p.kinds(t)
+	for name, text := range map[string]string{"link": "some/where", "fifo": ""} {
+		job := p.job(t, name)
+		job.Instead, job.Stat.Mode, job.KeepOwner = []byte(text), unix.S_IFREG|0o600, true
+		var steps []string
+		job.before = func(step string) error { steps = append(steps, step); return nil }
+		staged, err := Stage(job)
+		require.NoError(t, err, name)
+		require.False(t, staged.Checked(), "it was read by name")
+		require.NoError(t, staged.Publish(p.upper, name))
+		staged.Close()
+		data, err := os.ReadFile(filepath.Join(p.upperDir, name))
+		require.NoError(t, err)
+		require.Equal(t, text, string(data))
+		info, err := os.Lstat(filepath.Join(p.upperDir, name))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode())
+		require.EqualValues(t, 2000, info.ModTime().Unix())
+		require.NoError(t, at.RemoveAll(p.upper, name))
+		require.Equal(t, text != "", slices.Contains(steps, "sync"), "data is durable before it has a name")
+		for _, failing := range steps {
+			job.before = func(step string) error {
+				if step == failing {
+					return unix.ENOSPC
+				}
+				return nil
+			}
+			if staged, err = Stage(job); err == nil {
+				err = staged.Publish(p.upper, name)
+			}
+			require.ErrorIs(t, err, unix.ENOSPC)
+			for _, dir := range []string{p.upperDir, p.workDir} {
+				left, err := os.ReadDir(dir)
+				require.NoError(t, err)
+				require.Empty(t, left, "after %s of %s broke", failing, name)
+			}
+		}
 	}
 }
 

@@ -22,6 +22,9 @@ func (s *Staged) makeRegular() error {
 	if err := unix.Fstat(s.file, &s.made); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
+	if j.Instead != nil {
+		return s.writeInstead()
+	}
 	if j.Empty || j.Stat.Size == 0 {
 		j.Metadata = false
 		return nil
@@ -35,10 +38,30 @@ func (s *Staged) makeRegular() error {
 	if err := s.from.open(j); err != nil {
 		return err
 	}
-	if err := s.copyFrom(); err != nil || j.Volatile {
+	if err := s.copyFrom(); err != nil {
 		return err
 	}
-	return j.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
+	return s.sync()
+}
+
+// writeInstead writes what is in a file that stands for another one.
+func (s *Staged) writeInstead() error {
+	j := &s.job
+	j.Metadata = false
+	if len(j.Instead) == 0 {
+		return nil
+	}
+	if err := j.step("data", func() error { return at.WriteAll(s.file, j.Instead) }); err != nil {
+		return err
+	}
+	return s.sync()
+}
+
+func (s *Staged) sync() error {
+	if s.job.Volatile {
+		return nil
+	}
+	return s.job.step("sync", func() error { return os.NewSyscallError("fsync", unix.Fsync(s.file)) })
 }
 
 // create makes the file without a name: it gets its first one when it is whole, and a

@@ -49,7 +49,7 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 	}
 	f.rdev = uint64(in.Rdev)
 	f.make = func(dir int, name string, mode uint32) error {
-		if fs.opt.Override.standsIn(f.kind) {
+		if fs.standsIn(f.kind) {
 			return at.Mknod(dir, name, unix.S_IFREG|0o600, 0)
 		}
 		return at.Mknod(dir, name, f.kind|mode, f.rdev)
@@ -95,7 +95,12 @@ func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.
 // Symlink makes a symbolic link.
 func (fs *FS) Symlink(_ <-chan struct{}, header *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	f := newFile{name: name, kind: unix.S_IFLNK, mode: 0o777, uid: header.Uid, gid: header.Gid, pid: header.Pid}
-	f.make = func(dir int, name string, _ uint32) error { return at.Symlink(target, dir, name) }
+	f.make = func(dir int, name string, _ uint32) error {
+		if fs.standsIn(unix.S_IFLNK) {
+			return at.WriteFile(dir, name, []byte(target))
+		}
+		return at.Symlink(target, dir, name)
+	}
 	return status(fs.create(header.NodeId, &f, out))
 }
 
@@ -181,7 +186,7 @@ func (fs *FS) createIn(parent *node, f *newFile, st *unix.Stat_t) (*node, error)
 	if err := fs.inheritLocked(parent, dir.fd, f); err != nil {
 		return nil, err
 	}
-	if old == nil {
+	if old == nil && (f.of != nil || !fs.standsIn(f.kind)) {
 		err = fs.makeWhole(dir.fd, f.name, f)
 	} else {
 		err = fs.makeOver(dir.fd, f)
@@ -233,7 +238,8 @@ func (fs *FS) own(dir int, name string, f *newFile) error {
 	return nil
 }
 
-// makeOver makes f in the place of a whiteout: beside first, then in one step.
+// makeOver makes f in the place of a whiteout, or what stands for f, so that it never
+// is what it really is: beside first, then in one step.
 // A directory is opaque, for nothing of the lower one may show through it.
 func (fs *FS) makeOver(dir int, f *newFile) (err error) {
 	from, leave, err := fs.shelter(f)

@@ -178,7 +178,14 @@ func (fs *FS) stageKept(n *node, job copyup.Job) (staged *copyup.Staged, err err
 		if err := at.Stat(dir, name, &job.Stat); err != nil {
 			return err
 		}
-		job.Stat.Mode = job.Stat.Mode&unix.S_IFMT | realMode(job.Stat.Mode&unix.S_IFMT, show.Mode)
+		real, shown := job.Stat.Mode&unix.S_IFMT, show.Mode&unix.S_IFMT
+		if real == unix.S_IFREG && shown != real || fs.standsIn(shown) {
+			if job.Instead, err = fs.opt.Override.standIn(dir, name, shown); err != nil {
+				return err
+			}
+			real = unix.S_IFREG
+		}
+		job.Stat.Mode = real | realMode(real, show.Mode)
 		job.Lower, job.LowerName = dir, name
 		staged, err = copyup.Stage(job)
 		return err

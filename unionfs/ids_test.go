@@ -73,6 +73,8 @@ func TestOverrideFormat(t *testing.T) {
 		{"0:6:0660:block-8-300", reg, 0, 6, unix.S_IFBLK | 0o660, unix.Mkdev(8, 300), "0:6:0660:block-8-300"},
 		{"0:0:0644:pipe", reg, 0, 0, unix.S_IFIFO | 0o644, 0, "0:0:0644:pipe"},
 		{"0:0:0644:socket", reg, 0, 0, unix.S_IFSOCK | 0o644, 0, "0:0:0644:socket"},
+		{"7:8:0600:symlink", reg, 7, 8, unix.S_IFLNK | 0o777, 0, "7:8:0777:symlink"},
+		{"7:8:0700:symlink", dir, 7, 8, dir | 0o700, 0, "7:8:0700"},
 		{"0:0:0644:char-1-3", dir, 0, 0, dir | 0o644, 0, "0:0:0644"}, // a directory stands for nothing else
 	} {
 		st := unix.Stat_t{Mode: c.real | 0o111, Uid: 9, Gid: 9}

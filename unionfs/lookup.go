@@ -250,10 +250,13 @@ func (fs *FS) readlink(r ref) (target string, err error) {
 	if r.n == nil || !r.n.upper.Load() {
 		return fs.tree.readlink(r.low)
 	}
+	if r.n.kind != unix.S_IFLNK {
+		return "", unix.EINVAL
+	}
 	fs.ns.RLock()
 	defer fs.ns.RUnlock()
 	err = fs.atUpper(r.n, func(dir int, name string) (err error) {
-		target, err = at.Readlink(dir, name)
+		target, err = fs.opt.Override.readlink(dir, name)
 		return err
 	})
 	return target, err

@@ -67,6 +67,10 @@ type Options struct {
 	// themselves. There are no access lists then: they would set the modes of the
 	// files, and their ids are not mapped.
 	Override Override
+	// StandIns has symbolic links, FIFOs and sockets be regular files in the upper that
+	// stand for them, as devices are, where Override is OverrideUser: so they have owners,
+	// too. Who reads such an upper must know that form. Those of layers are read without it.
+	StandIns bool
 	// Told has the view take the owner of a file from who sets the attribute [OwnerAttr]
 	// of it, and that of a new file from Creator, by the thread that makes it (nil: as the
 	// kernel says). For Override, where the kernel knows root alone.

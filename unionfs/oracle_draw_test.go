@@ -2,6 +2,7 @@ package unionfs
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -199,6 +200,9 @@ func (o *oracle) draw(rt *rapid.T, region string) task {
 	if testenv.IsRoot() && rapid.IntRange(0, 3).Draw(rt, "as") == 0 {
 		one.As = stranger
 	}
+	if o.opt.Override != NoOverride && strings.HasPrefix(one.Attr, "system.") {
+		one = task{Do: "lstat", Path: one.Path} // there are no access lists
+	}
 	if one.UID == -1 && one.GID == -1 {
 		one.UID = 0 // see TestStrangersLeaveSetuid
 	}
@@ -344,4 +348,31 @@ func dressLayers(rt *rapid.T, w *world, caps bool) {
 			return nil
 		}))
 	}
+}
+
+// standInLayers has some links and FIFOs of the layers be files that stand for them.
+func standInLayers(rt *rapid.T, w *world) {
+	for _, root := range w.lowers {
+		require.NoError(rt, filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || whiteout.Reserved(d.Name()) || d.Type() != fs.ModeSymlink && d.Type() != 0 {
+				return err
+			}
+			switch how := rapid.IntRange(0, 5).Draw(rt, "stand-in"); {
+			case d.Type() == fs.ModeSymlink && how < 3:
+				target, err := os.Readlink(p)
+				if err != nil {
+					return err
+				}
+				return errors.Join(os.Remove(p), standIn(p, target, "1234:99:0777:symlink"))
+			case d.Type() == 0 && how == 0:
+				return errors.Join(os.Remove(p), standIn(p, "", "1234:0:0604:pipe"))
+			}
+			return nil
+		}))
+	}
+}
+
+// standIn makes a file that stands for something else.
+func standIn(p, data, value string) error {
+	return errors.Join(os.WriteFile(p, []byte(data), 0o600), unix.Setxattr(p, overrideAttrs[OverrideUser][0], []byte(value), 0))
 }

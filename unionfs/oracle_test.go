@@ -123,8 +123,13 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode, clients [2]*client) *oracle
 	}
 	o.caps = testenv.IsRoot() && rapid.Bool().Draw(rt, "capabilities")
 	dressLayers(rt, o.w, o.caps)
-	o.before = hashTrees(rt, o.w.lowers)
 	o.opt = o.w.options()
+	if testenv.IsRoot() && rapid.IntRange(0, 3).Draw(rt, "owners in attributes") == 0 {
+		o.opt.Override = OverrideUser
+		o.opt.StandIns = rapid.IntRange(0, 3).Draw(rt, "real links") != 0
+		standInLayers(rt, o.w)
+	}
+	o.before = hashTrees(rt, o.w.lowers)
 	o.opt.Volatile = true
 	o.opt.Suid, o.opt.Dev = testenv.IsRoot(), testenv.IsRoot()
 	o.opt.IO = mode
@@ -134,7 +139,7 @@ func newOracle(t *testing.T, rt *rapid.T, mode Mode, clients [2]*client) *oracle
 	if rapid.Bool().Draw(rt, "counted") {
 		o.opt.Stats = "nowhere"
 	}
-	if rapid.Bool().Draw(rt, "indexed") {
+	if rapid.Bool().Draw(rt, "indexed") && o.opt.Override == NoOverride {
 		indexLayers(rt, &o.opt, filepath.Join(filepath.Dir(o.w.mnt), "index"))
 	}
 	root := rapid.SampledFrom([]uint32{0o755, 0o777, 0o1777, 0o2777}).Draw(rt, "mode of the root")
@@ -377,7 +382,7 @@ func (o *oracle) compareTrees(rt *rapid.T) {
 	// The upper as the top layer of another view shows the same.
 	o.tellRoots(rt)
 	o.unmount(rt)
-	again := Options{Lowers: append([]Lower{{Path: o.w.upper}}, o.opt.Lowers...)}
+	again := Options{Lowers: append([]Lower{{Path: o.w.upper}}, o.opt.Lowers...), Override: o.opt.Override}
 	if o.opt.Index != "" {
 		indexLayers(rt, &again, o.opt.Index+".again")
 	}

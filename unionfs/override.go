@@ -12,14 +12,16 @@ import (
 	"github.com/varvefs/varve/internal/at"
 )
 
-// Override says which extended attribute holds the owner, the mode and, for a
-// device that could not be made, the type of a file, in the place of what the file
-// itself has. The numbers are those of fuse-overlayfs' xattr_permissions.
+// Override says which extended attribute holds the owner, the mode and, for a file
+// that could not be made or could not have the attribute, the type of a file, in the
+// place of what the file itself has. The numbers are those of fuse-overlayfs'
+// xattr_permissions.
 //
 // The value is UID:GID:MODE, decimal, decimal and octal, and for a regular file
-// that stands for something else :char-MAJOR-MINOR, :block-MAJOR-MINOR, :pipe or
-// :socket behind: the form of containers/storage (pkg/idtools), of fuse-overlayfs
-// and of package archive.
+// that stands for something else :char-MAJOR-MINOR, :block-MAJOR-MINOR, :symlink,
+// :pipe or :socket behind: the form of containers/storage (pkg/idtools), of
+// fuse-overlayfs and of package archive. What stands for a symbolic link has its
+// target as its data.
 type Override uint8
 
 const (
@@ -29,8 +31,9 @@ const (
 	// it, but only root of the machine may write it.
 	OverrideSecurity
 	// OverrideUser is user.containers.override_stat, which regular files and
-	// directories can have (xattr(7)). Devices are regular files that stand for them;
-	// of links, FIFOs and sockets owners are as real as this process can make them.
+	// directories can have (xattr(7)). Devices are regular files that stand for them.
+	// So are links, FIFOs and sockets with Options.StandIns; without it their owners are
+	// as real as this process can make them.
 	OverrideUser
 )
 
@@ -78,8 +81,40 @@ func (o Override) holds(mode uint32) bool {
 }
 
 // standsIn tells whether a regular file is made in the place of one of this kind.
-func (o Override) standsIn(kind uint32) bool {
-	return o == OverrideUser && (kind == unix.S_IFCHR || kind == unix.S_IFBLK)
+func (fs *FS) standsIn(kind uint32) bool {
+	if fs.opt.Override != OverrideUser {
+		return false
+	}
+	switch kind {
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return true
+	case unix.S_IFLNK, unix.S_IFIFO, unix.S_IFSOCK:
+		return fs.opt.StandIns
+	}
+	return false
+}
+
+// readlink returns the target of a symbolic link, or of the file that stands for it.
+func (o Override) readlink(dir int, name string) (string, error) {
+	target, err := at.Readlink(dir, name)
+	// Of a descriptor that is no link's readlinkat(2) says ENOENT.
+	if o == NoOverride || !errors.Is(err, unix.EINVAL) && (name != "" || !errors.Is(err, unix.ENOENT)) {
+		return target, err
+	}
+	data, err := at.ReadFile(dir, name, unix.PathMax-1)
+	if err == nil && len(data) == 0 { // as after a power failure
+		err = fmt.Errorf("%q: the symbolic link has lost its target: %w", name, unix.EIO)
+	}
+	return string(data), err
+}
+
+// standIn is what is in a file that stands for this one.
+func (o Override) standIn(dir int, name string, kind uint32) ([]byte, error) {
+	if kind != unix.S_IFLNK {
+		return []byte{}, nil
+	}
+	target, err := o.readlink(dir, name)
+	return []byte(target), err
 }
 
 // read puts what the attribute of a file says over st, which the file itself has.
@@ -130,6 +165,9 @@ func parseOverride(value string, st *unix.Stat_t) error {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("malformed override_stat %q", value)
 	}
+	if kind == unix.S_IFLNK {
+		mode = 0o777 // a link has no other
+	}
 	st.Uid, st.Gid, st.Mode, st.Rdev = uint32(uid), uint32(gid), kind|uint32(mode)&0o7777, rdev
 	return nil
 }
@@ -138,6 +176,8 @@ func parseOverride(value string, st *unix.Stat_t) error {
 func parseKind(text string) (kind uint32, rdev uint64, err error) {
 	part := strings.Split(text, "-")
 	switch part[0] {
+	case "symlink":
+		return unix.S_IFLNK, 0, nil
 	case "pipe":
 		return unix.S_IFIFO, 0, nil
 	case "socket":
@@ -169,6 +209,8 @@ func formatOverride(st *unix.Stat_t, real uint32) string {
 		s += ":char" + device
 	case unix.S_IFBLK:
 		s += ":block" + device
+	case unix.S_IFLNK:
+		s += ":symlink"
 	case unix.S_IFIFO:
 		s += ":pipe"
 	case unix.S_IFSOCK:
@@ -211,8 +253,12 @@ func writeReal(dir int, name string, kind uint32, st *unix.Stat_t) error {
 	return at.Chmod(dir, name, st.Mode&0o7777)
 }
 
-// realMode is the mode of the file itself where the attribute has the one to show.
+// realMode is the mode of the file itself, which is of this kind, where the attribute
+// has the one to show.
 func realMode(kind, mode uint32) uint32 {
+	if kind == unix.S_IFREG && mode&unix.S_IFMT == unix.S_IFLNK {
+		return 0o600
+	}
 	real := mode&0o7777&^(unix.S_ISUID|unix.S_ISGID) | 0o600
 	if kind == unix.S_IFDIR {
 		real |= 0o700

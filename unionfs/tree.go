@@ -372,8 +372,11 @@ func (t *Tree) checkNamed(n Inum, dir int, name string) error {
 
 // readlink returns the target of the symbolic link n.
 func (t *Tree) readlink(n Inum) (target string, err error) {
+	if t.inode(n).kind != unix.S_IFLNK {
+		return "", unix.EINVAL
+	}
 	err = t.at(n, func(dir int, name string) (err error) {
-		if target, err = at.Readlink(dir, name); err != nil {
+		if target, err = t.override.readlink(dir, name); err != nil {
 			return err
 		}
 		return t.checkNamed(n, dir, name)

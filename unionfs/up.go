@@ -159,7 +159,9 @@ func (fs *FS) settle(n *node, places []place, staged *copyup.Staged) error {
 		n.upper.Store(true)
 		return nil
 	}
-	fs.keepOpen(n, staged.Take())
+	if n.isDir() || n.kind == unix.S_IFREG { // else it stands for something that is not opened here
+		fs.keepOpen(n, staged.Take())
+	}
 	n.upper.Store(true)
 	if n.kind == unix.S_IFREG {
 		fs.fds.drop(fdKey{kind: lowerFileFD, id: uint64(n.low)}) // nobody asks for it again
