@@ -47,7 +47,8 @@ func (f *File) several() bool {
 // in it, to the existing empty directory at the path dir: as shared copies (FICLONE) where
 // the file system can, else byte by byte, with holes, attributes, times, and the names of a
 // file together. Nothing is linked: a program that writes to a file of the copy writes to
-// nothing else. After an error what was made is the caller's to remove.
+// nothing else. What stands for a link, FIFO or socket is one in the copy, its maker's. After an
+// error what was made is the caller's to remove.
 func CopyTree(files iter.Seq2[File, error], dir string) error {
 	root, err := at.OpenRoot(dir)
 	if err != nil {
@@ -97,6 +98,9 @@ func (c *treeCopier) enter(path string) (err error) {
 }
 
 func (c *treeCopier) file(f *File) error {
+	if err := c.asCopied(f); err != nil {
+		return err
+	}
 	kind := f.Stat.Mode & unix.S_IFMT
 	if kind == unix.S_IFDIR {
 		c.dirs = append(c.dirs, *f)

@@ -209,7 +209,11 @@ func (w *upperWriter) lower(path string, shows bool) (File, bool, error) {
 	if !shows {
 		return File{}, false, nil
 	}
-	return w.Below(path)
+	lower, below, err := w.Below(path)
+	if err == nil && below {
+		err = w.owners.asCopied(&lower) // as it came into the copy
+	}
+	return lower, below, err
 }
 
 // ifGone drops the error of what has vanished, or turned into something else, where
@@ -267,7 +271,7 @@ func (w *upperWriter) sameAttrs(dir int, base string, kind uint32, lower *File) 
 		return false, err
 	}
 	b, err := w.owners.attrsFrom(&lower.Stat, lower.Xattrs)
-	return err == nil && a.device == b.device && a.equal(b), err
+	return err == nil && a.standsFor == b.standsFor && a.equal(b), err
 }
 
 // same tells whether a file, which is no directory, is the one of the chain.

@@ -19,18 +19,18 @@ import (
 
 // attrs is what belongs to a file beside its name and data.
 type attrs struct {
-	uid, gid int
-	mode     uint32 // permissions, 07777
-	device   string // "char-1-3": the file is a placeholder for this device
-	mtime    unix.Timespec
-	xattrs   map[string]string
+	uid, gid  int
+	mode      uint32 // permissions, 07777
+	standsFor string // "char-1-3", "symlink": what the regular file stands for; see standin.go
+	mtime     unix.Timespec
+	xattrs    map[string]string
 }
 
 // override is the value of OverrideAttr for these.
 func (a *attrs) override() string {
 	s := fmt.Sprintf("%d:%d:0%o", a.uid, a.gid, a.mode)
-	if a.device != "" {
-		s += ":" + a.device
+	if a.standsFor != "" {
+		s += ":" + a.standsFor
 	}
 	return s
 }
@@ -49,47 +49,24 @@ func (a *attrs) parseOverride(value string) error {
 	if errors.Join(err1, err2, err3) != nil {
 		return bad
 	}
-	a.uid, a.gid, a.mode, a.device = int(uid), int(gid), uint32(mode)&0o7777, ""
-	if len(part) == 4 && (strings.HasPrefix(part[3], "char-") || strings.HasPrefix(part[3], "block-")) {
-		if _, _, err := parseDevice(part[3]); err != nil {
-			return bad
-		}
-		a.device = part[3]
+	a.uid, a.gid, a.mode, a.standsFor = int(uid), int(gid), uint32(mode)&0o7777, ""
+	if len(part) < 4 {
+		return nil
+	}
+	switch kind, _, err := parseStandIn(part[3]); {
+	case err != nil:
+		return bad
+	case kind != unix.S_IFREG:
+		a.standsFor = part[3]
 	}
 	return nil
-}
-
-// formatDevice is the device part of OverrideAttr; kind is S_IFCHR or S_IFBLK.
-func formatDevice(kind uint32, major, minor uint32) string {
-	name := "char"
-	if kind == unix.S_IFBLK {
-		name = "block"
-	}
-	return fmt.Sprintf("%s-%d-%d", name, major, minor)
-}
-
-// parseDevice reads it.
-func parseDevice(s string) (kind uint32, rdev uint64, err error) {
-	part := strings.Split(s, "-")
-	if len(part) != 3 {
-		return 0, 0, fmt.Errorf("malformed device %q", s)
-	}
-	major, err1 := strconv.ParseUint(part[1], 10, 32)
-	minor, err2 := strconv.ParseUint(part[2], 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return 0, 0, fmt.Errorf("malformed device %q: %w", s, err)
-	}
-	kind = unix.S_IFCHR
-	if part[0] == "block" {
-		kind = unix.S_IFBLK
-	}
-	return kind, unix.Mkdev(uint32(major), uint32(minor)), nil
 }
 
 // owners gives files their attributes, as far as this process may.
 type owners struct {
 	// squash: there is one user id only, so owners, setuid and setgid bits and
-	// devices are kept in OverrideAttr instead of made.
+	// devices are kept in OverrideAttr instead of made, and so are links and FIFOs of
+	// others, which can not have the attribute.
 	squash bool
 }
 
@@ -145,13 +122,10 @@ func (o owners) chown(dir int, name string, a *attrs) (squash bool, err error) {
 }
 
 func setMode(dir int, name string, kind uint32, a *attrs, squash bool) error {
-	if !squash && a.device == "" {
+	if !squash && a.standsFor == "" {
 		return at.Chmod(dir, name, a.mode)
 	}
-	real := a.mode&^(unix.S_ISUID|unix.S_ISGID) | 0o600
-	if kind == unix.S_IFDIR {
-		real |= 0o700
-	}
+	real := a.realMode(kind)
 	if err := keepOverride(dir, name, kind, a, real); err != nil {
 		return err
 	}
@@ -167,7 +141,7 @@ func keepOverride(dir int, name string, kind uint32, a *attrs, real uint32) erro
 	if err := at.Stat(dir, name, &st); err != nil {
 		return err
 	}
-	if a.device == "" && real == a.mode && int(st.Uid) == a.uid && int(st.Gid) == a.gid {
+	if a.standsFor == "" && real == a.mode && int(st.Uid) == a.uid && int(st.Gid) == a.gid {
 		return nil
 	}
 	err := at.Setxattr(dir, name, layout.OverrideAttr, []byte(a.override()), 0)
@@ -241,14 +215,17 @@ func (o owners) attrsFrom(st *unix.Stat_t, xattrs map[string][]byte) (*attrs, er
 	f := File{Stat: *st, Xattrs: xattrs}
 	a, kind := f.attrs(), st.Mode&unix.S_IFMT
 	value, kept := xattrs[layout.OverrideAttr]
-	if !kept || !o.squash || kind == unix.S_IFLNK {
+	if !kept || !o.squash || kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return a, nil
 	}
 	if err := a.parseOverride(string(value)); err != nil {
 		return nil, err
 	}
 	if kind != unix.S_IFREG {
-		a.device = ""
+		a.standsFor = ""
+	}
+	if a.standsFor == standsForLink {
+		a.mode = linkMode
 	}
 	return a, nil
 }

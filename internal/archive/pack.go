@@ -139,13 +139,14 @@ func (p *packer) file(src, dst int, path, base string) error {
 	if err := at.Stat(src, base, &st); err != nil {
 		return err
 	}
-	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFSOCK {
-		return nil
-	}
-	a, err := p.owners.attrsOf(src, base, kind)
+	real := st.Mode & unix.S_IFMT
+	a, err := p.owners.attrsOf(src, base, real)
 	if err != nil {
 		return err
+	}
+	kind, rdev := a.kind(&st)
+	if kind == unix.S_IFSOCK {
+		return nil
 	}
 	h := a.header(path)
 	if st.Nlink > 1 {
@@ -157,19 +158,19 @@ func (p *packer) file(src, dst int, path, base string) error {
 	}
 	switch kind {
 	case unix.S_IFREG:
-		err = p.regular(src, dst, base, h, a)
+		err = p.regular(src, dst, base, h)
 	case unix.S_IFLNK:
-		err = p.symlink(src, dst, base, h)
+		real, err = p.symlink(src, dst, base, h, a)
 	default:
-		err = p.node(dst, base, h, a, &st)
+		describeNode(h, kind, rdev)
+		if real, err = p.owners.makeNode(dst, base, kind, rdev, a); err == nil {
+			err = p.bare(h)
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if a.device != "" {
-		kind = unix.S_IFREG
-	}
-	return p.owners.dress(dst, base, kind, a)
+	return p.owners.dress(dst, base, real, a)
 }
 
 // directory makes a directory in dst, private until it is full, and puts it into the
@@ -195,30 +196,20 @@ func (p *packer) link(first string, dst int, base string, h *tar.Header) error {
 	return errors.Join(p.write(h), p.split.nothing(path))
 }
 
-func (p *packer) symlink(src, dst int, base string, h *tar.Header) error {
-	target, err := at.Readlink(src, base)
+func (p *packer) symlink(src, dst int, base string, h *tar.Header, a *attrs) (real uint32, err error) {
+	target, err := a.readlink(src, base)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err := at.Symlink(target, dst, base); err != nil {
-		return err
+	if real, err = p.owners.makeLink(dst, base, target, a); err != nil {
+		return 0, err
 	}
-	h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, target, 0o777
-	return errors.Join(p.write(h), p.split.nothing(h.Name))
+	h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, target, linkMode
+	return real, p.bare(h)
 }
 
-// node makes a device or FIFO, and where a device is not allowed a placeholder.
-func (p *packer) node(dst int, base string, h *tar.Header, a *attrs, st *unix.Stat_t) error {
-	kind := st.Mode & unix.S_IFMT
-	describeNode(h, kind, st.Rdev)
-	err := at.Mknod(dst, base, kind|0o600, st.Rdev)
-	if errors.Is(err, unix.EPERM) && kind != unix.S_IFIFO {
-		a.device = formatDevice(kind, unix.Major(st.Rdev), unix.Minor(st.Rdev))
-		err = at.Mknod(dst, base, unix.S_IFREG|0o600, 0)
-	}
-	if err != nil {
-		return err
-	}
+// bare writes the header of a file without data.
+func (p *packer) bare(h *tar.Header) error {
 	return errors.Join(p.write(h), p.split.nothing(h.Name))
 }
 
@@ -236,24 +227,16 @@ func describeNode(h *tar.Header, kind uint32, rdev uint64) {
 	h.Devmajor, h.Devminor = int64(unix.Major(rdev)), int64(unix.Minor(rdev))
 }
 
-func (p *packer) regular(src, dst int, base string, h *tar.Header, a *attrs) error {
-	out, err := p.bring(src, dst, base, a.device == "")
+func (p *packer) regular(src, dst int, base string, h *tar.Header) error {
+	out, err := p.bring(src, dst, base)
 	if err != nil {
 		return err
-	}
-	if a.device != "" { // a placeholder has no data
-		kind, rdev, err := parseDevice(a.device)
-		if err == nil {
-			describeNode(h, kind, rdev)
-			err = errors.Join(p.write(h), p.split.nothing(h.Name))
-		}
-		return errors.Join(err, closeWritten(out))
 	}
 	return errors.Join(p.payload(out, h), closeWritten(out))
 }
 
 // bring copies or moves a regular file, and opens it.
-func (p *packer) bring(src, dst int, base string, data bool) (int, error) {
+func (p *packer) bring(src, dst int, base string) (int, error) {
 	if p.move {
 		if err := at.Rename(src, base, dst, base, unix.RENAME_NOREPLACE); err != nil {
 			return -1, err
@@ -269,8 +252,8 @@ func (p *packer) bring(src, dst int, base string, data bool) (int, error) {
 		return -1, err
 	}
 	out, err := at.Open(dst, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil || !data {
-		return out, err
+	if err != nil {
+		return -1, err
 	}
 	if err := copyup.Data(in, out); err != nil {
 		return -1, errors.Join(err, closeWritten(out))

@@ -27,26 +27,31 @@ func (p *packer) inChain(dir int, base, path string) (bool, error) {
 	if !ok {
 		return p.placeholder(path, &st), nil
 	}
-	kind := st.Mode & unix.S_IFMT
-	if kind != lower.Stat.Mode&unix.S_IFMT {
-		return false, nil
-	}
-	a, err := p.owners.attrsOf(dir, base, kind)
-	if err != nil || !a.equal(lower.attrs()) {
+	a, err := p.owners.attrsOf(dir, base, st.Mode&unix.S_IFMT)
+	if err != nil {
 		return false, err
+	}
+	kind, _ := a.kind(&st)
+	if kind != lower.Stat.Mode&unix.S_IFMT || !a.equal(lower.attrs()) {
+		return false, nil
 	}
 	if kind == unix.S_IFDIR {
 		return true, nil
 	}
-	if a.device != "" || st.Nlink != 1 || lower.Stat.Nlink != 1 || st.Size != lower.Stat.Size {
+	if st.Nlink != 1 || lower.Stat.Nlink != 1 {
 		return false, nil
 	}
 	switch kind {
 	case unix.S_IFLNK:
-		target, err := at.Readlink(dir, base)
+		target, err := a.readlink(dir, base)
 		return target == lower.Link, err
 	case unix.S_IFREG:
+		if st.Size != lower.Stat.Size {
+			return false, nil
+		}
 		return sameData(dir, base, &lower, p.buf, hasData)
+	case unix.S_IFIFO:
+		return true, nil
 	}
 	return false, nil
 }

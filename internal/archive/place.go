@@ -25,7 +25,8 @@ type place struct {
 // places finds directories below one root and remembers the last, since the
 // entries of an archive come directory by directory.
 type places struct {
-	root int
+	root   int
+	owners owners // say what is a symbolic link
 	// made is called for every directory that had to be made on the way.
 	made func(parent place, name, path string) error
 
@@ -35,8 +36,8 @@ type places struct {
 	top place
 }
 
-func newPlaces(root int, made func(place, string, string) error) *places {
-	return &places{root: root, made: made, top: place{fd: root}}
+func newPlaces(root int, o owners, made func(place, string, string) error) *places {
+	return &places{root: root, owners: o, made: made, top: place{fd: root}}
 }
 
 // close frees the remembered directory. The root stays the caller's.
@@ -191,9 +192,12 @@ func (w *walker) notDir(name string) error {
 	if err := at.Stat(w.at.fd, name, &st); err != nil {
 		return err
 	}
+	target, isLink, err := w.owners.linkThere(w.at.fd, name, &st)
 	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		return w.follow(name)
+	case err != nil:
+		return err
+	case isLink:
+		return w.follow(name, target)
 	case w.make && whiteout.IsDevice(st.Mode, st.Rdev):
 		return w.opaqueDir(name)
 	case whiteout.IsDevice(st.Mode, st.Rdev):
@@ -202,13 +206,9 @@ func (w *walker) notDir(name string) error {
 	return fmt.Errorf("%s is not a directory: %w", quote(joinName(w.at.path, name)), unix.ENOTDIR)
 }
 
-func (w *walker) follow(name string) error {
+func (w *walker) follow(name, target string) error {
 	if w.links++; w.links > maxLinks {
 		return unsafeEntry("%s leads through more than %d symbolic links", quote(joinName(w.at.path, name)), maxLinks)
-	}
-	target, err := at.Readlink(w.at.fd, name)
-	if err != nil {
-		return err
 	}
 	w.at.linked = true
 	if strings.HasPrefix(target, "/") {

@@ -88,9 +88,9 @@ func TestSquashKeepsWhatItMayNotMake(t *testing.T) {
 	for path, want := range map[string]string{
 		"bin": "0:0:0755", "bin/su": "0:42:04755", "closed": "7:0:00", "closed/shadow": "0:0:00",
 		"shared": fmt.Sprintf("%d:%d:03777", os.Geteuid(), os.Getegid()), "mine": "", "labelled": "",
-		"null": "0:0:0600:char-1-3", "disk": "0:0:0600:block-8-1",
+		"null": "0:0:0600:char-1-3", "disk": "0:0:0600:block-8-1", "l": "0:0:0777:symlink", "pipe": "0:0:0600:pipe",
 	} {
-		if os.Geteuid() == 0 && path == "bin" {
+		if os.Geteuid() == 0 && (path == "bin" || path == "l" || path == "pipe") {
 			want = "" // root of a user namespace: it is as it should be
 		}
 		require.Equal(t, want, files[path].Xattrs[layout.OverrideAttr], path)
@@ -118,8 +118,8 @@ func TestSquashPacksTheTruth(t *testing.T) {
 		if h.Typeflag == tar.TypeDir {
 			g = got[name+"/"]
 		}
-		if name == ".wh.gone" || name == "l" || name == "pipe" || strings.HasPrefix(name, "labelled") {
-			continue // these can not carry the attribute, or lose what we may not set
+		if name == ".wh.gone" || strings.HasPrefix(name, "labelled") {
+			continue // it loses what we may not set
 		}
 		require.NotNil(t, g, name)
 		require.Equal(t, []any{h.Uid, h.Gid, h.Mode, h.Typeflag, h.Size, h.Devmajor, h.Devminor},
@@ -135,8 +135,11 @@ func TestParseOverride(t *testing.T) {
 		"1:2:644":              {uid: 1, gid: 2, mode: 0o644},
 		"1:2:0644:file":        {uid: 1, gid: 2, mode: 0o644},
 		"1:2:0755:dir":         {uid: 1, gid: 2, mode: 0o755},
-		"0:0:0666:char-1-3":    {mode: 0o666, device: "char-1-3"},
-		"0:0:0666:block-259-0": {mode: 0o666, device: "block-259-0"},
+		"0:0:0666:char-1-3":    {mode: 0o666, standsFor: "char-1-3"},
+		"1:2:0777:symlink":     {uid: 1, gid: 2, mode: 0o777, standsFor: "symlink"},
+		"1:2:0640:pipe":        {uid: 1, gid: 2, mode: 0o640, standsFor: "pipe"},
+		"1:2:0640:socket":      {uid: 1, gid: 2, mode: 0o640, standsFor: "socket"},
+		"0:0:0666:block-259-0": {mode: 0o666, standsFor: "block-259-0"},
 	} {
 		var a attrs
 		require.NoError(t, a.parseOverride(value), value)
@@ -145,7 +148,7 @@ func TestParseOverride(t *testing.T) {
 	for _, value := range []string{"", "1:2", "a:2:3", "1:2:9", "-1:2:3", "1:2:3:char-1", "1:2:3:char-x-y", "4294967296:0:0"} {
 		require.Error(t, new(attrs).parseOverride(value), value)
 	}
-	kind, rdev, err := parseDevice("block-259-7")
+	kind, rdev, err := parseStandIn("block-259-7")
 	require.NoError(t, err)
 	require.EqualValues(t, unix.S_IFBLK, kind)
 	require.Equal(t, unix.Mkdev(259, 7), rdev)

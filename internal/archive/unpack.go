@@ -158,7 +158,7 @@ func newUnpacker(r io.Reader, l *layer, opt UnpackOptions) *unpacker {
 	u := &unpacker{layer: l, opt: opt, in: newStream(r, opt.MaxBytes), keeper: newKeeper(l.dir), buf: make([]byte, chunkSize)}
 	u.tar = tar.NewReader(io.TeeReader(u.in, l.split))
 	u.dirs = dirs{list: map[string]*attrs{}}
-	u.places = newPlaces(l.diff, u.madeDir)
+	u.places = newPlaces(l.diff, l.owners, u.madeDir)
 	return u
 }
 

@@ -281,14 +281,12 @@ func (u *unpacker) symlink(hdr *tar.Header, to target, a *attrs) error {
 	if hdr.Linkname == "" || strings.IndexByte(hdr.Linkname, 0) >= 0 {
 		return unsafeEntry("a symbolic link to nothing")
 	}
-	err := u.put(to, func() error { return at.Symlink(hdr.Linkname, to.parent.fd, to.base) })
-	if err != nil {
-		return err
-	}
-	return u.owners.dress(to.parent.fd, to.base, unix.S_IFLNK, a)
+	return u.makeDressed(to, a, func() (uint32, error) {
+		return u.owners.makeLink(to.parent.fd, to.base, hdr.Linkname, a)
+	})
 }
 
-// device makes a device, or where that is not allowed a placeholder for it.
+// device makes a device, or where that is not allowed what stands for it.
 func (u *unpacker) device(hdr *tar.Header, to target, a *attrs) error {
 	kind := uint32(unix.S_IFCHR)
 	if hdr.Typeflag == tar.TypeBlock {
@@ -297,19 +295,22 @@ func (u *unpacker) device(hdr *tar.Header, to target, a *attrs) error {
 	if hdr.Devmajor < 0 || hdr.Devminor < 0 || hdr.Devmajor > math.MaxUint32 || hdr.Devminor > math.MaxUint32 {
 		return unsafeEntry("there is no device %d:%d", hdr.Devmajor, hdr.Devminor)
 	}
-	major, minor := uint32(hdr.Devmajor), uint32(hdr.Devminor)
-	if !u.owners.squash {
-		err := u.node(to, kind, unix.Mkdev(major, minor), a)
-		if !errors.Is(err, unix.EPERM) {
-			return err
-		}
-	}
-	a.device = formatDevice(kind, major, minor)
-	return u.node(to, unix.S_IFREG, 0, a)
+	return u.node(to, kind, unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor)), a)
 }
 
 func (u *unpacker) node(to target, kind uint32, dev uint64, a *attrs) error {
-	err := u.put(to, func() error { return at.Mknod(to.parent.fd, to.base, kind|0o600, dev) })
+	return u.makeDressed(to, a, func() (uint32, error) {
+		return u.owners.makeNode(to.parent.fd, to.base, kind, dev, a)
+	})
+}
+
+// makeDressed is put for what make returns the type of, and gives it its attributes.
+func (u *unpacker) makeDressed(to target, a *attrs, make func() (uint32, error)) error {
+	var kind uint32
+	err := u.put(to, func() (err error) {
+		kind, err = make()
+		return err
+	})
 	if err != nil {
 		return err
 	}
