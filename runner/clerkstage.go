@@ -197,8 +197,8 @@ func tellOwner(file int, st *unix.Stat_t, e *errand) error {
 	// The kernel forgets what it knows of the file only if it changes something by itself.
 	mode := st.Mode & 0o7777
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFLNK:
-		return nil
+	case unix.S_IFLNK: // has no mode to change
+		return at.Utimes(file, "", st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
 	case unix.S_IFREG:
 		mode = unprivileged(mode)
 	}

@@ -283,3 +283,29 @@ func (o Override) kinds(fd int, list []at.Dirent) {
 		}
 	}
 }
+
+// FindStandIn looks through the union of layers for a regular file that stands for a
+// symbolic link, FIFO or socket ([OverrideUser]), which only a view shows as that. It
+// returns the path of one, and "" if there is none.
+func FindStandIn(lowers []Lower) (path string, err error) {
+	t, err := OpenTree(lowers)
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	var first error
+	err = t.loadAll(func(d *lowerDir) {
+		for _, e := range d.names {
+			if e.kind != unix.S_IFREG || path != "" || first != nil {
+				continue
+			}
+			st := unix.Stat_t{Mode: unix.S_IFREG}
+			first = t.at(e.inum, func(dir int, name string) error { return OverrideUser.read(dir, name, &st) })
+			switch st.Mode & unix.S_IFMT {
+			case unix.S_IFLNK, unix.S_IFIFO, unix.S_IFSOCK:
+				path = t.path(e.inum)
+			}
+		}
+	})
+	return path, errors.Join(err, first)
+}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +25,7 @@ func TestStandIns(t *testing.T) {
 	must(os.Link(low("lower link"), low("lower link too")))
 	must(standIn(low("kept link"), "five", "33:44:0777:symlink"))
 	must(standIn(low("kept fifo"), "", "33:44:0400:pipe"))
+	must(standIn(low("kept fifo too"), "", "33:44:0600:pipe"))
 	opt := w.options()
 	opt.Override, opt.StandIns = OverrideUser, true
 	w.mount(t, opt)
@@ -80,6 +82,20 @@ func TestStandIns(t *testing.T) {
 	must(os.Remove(in("gone")))
 	_, err = os.Readlink(in("fifo"))
 	require.Error(t, err)
+	for _, name := range []string{"unlinked", "kept fifo too"} { // open files outlive their names
+		if name == "unlinked" {
+			must(unix.Mkfifo(in(name), 0o600))
+		}
+		f, err := os.OpenFile(in(name), os.O_RDWR, 0)
+		must(err)
+		must(os.Remove(in(name)))
+		must(f.Chown(21, 22))
+		info, err := f.Stat()
+		must(err)
+		require.Equal(t, os.ModeNamedPipe|0o600, info.Mode(), name)
+		require.EqualValues(t, 21, info.Sys().(*syscall.Stat_t).Uid, name)
+		must(f.Close())
+	}
 
 	// Nobody inside can say with the attribute what is not so.
 	for _, name := range []string{"hard", "socket", "dir/fifo", "five"} {
@@ -140,6 +156,26 @@ func TestStandInWithoutTarget(t *testing.T) {
 		require.ErrorIs(t, err, unix.EIO, name)
 		must(os.Remove(filepath.Join(w.mnt, name)))
 	}
+}
+
+// TestFindStandIn finds what is shown, and nothing that is hidden or stands for a device.
+func TestFindStandIn(t *testing.T) {
+	w := newWorld(t, 2)
+	low := func(layer int, name string) string { return filepath.Join(w.lowers[layer], name) }
+	must(os.MkdirAll(low(1, "d/e"), 0o755))
+	must(os.MkdirAll(low(0, "d/e"), 0o755))
+	must(standIn(low(1, "d/e/null"), "", "0:0:0600:char-1-3"))
+	must(standIn(low(1, "d/e/file"), "d", "7:8:0600"))
+	must(standIn(low(1, "d/e/link"), "d", "7:8:0777:symlink"))
+	must(os.WriteFile(low(0, "d/e/link"), nil, 0o600))
+	layers := []Lower{{Path: w.lowers[0]}, {Path: w.lowers[1]}}
+	path, err := FindStandIn(layers)
+	must(err)
+	require.Empty(t, path)
+	must(os.Remove(low(0, "d/e/link")))
+	path, err = FindStandIn(layers)
+	must(err)
+	require.Equal(t, "d/e/link", path)
 }
 
 // requireStandIn: the file itself is regular, and gives nobody anything.

@@ -106,6 +106,17 @@ func endsWith(t *testing.T, supervisor int, helper []int) {
 	})
 }
 
+// buildAsker builds testdata/asker where a user can read it.
+func buildAsker(t *testing.T, u testenv.User) string {
+	t.Helper()
+	asker := filepath.Join(u.Dir(t), "asker")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", asker, "./testdata/asker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return asker
+}
+
 // TestTeller: with a single id a process comes when somebody first asks whose a file is that is not
 // root's. It tells threads that get signals, that are killed and stopped, and whose process
 // goes to another program; another one comes when it is killed, and none outlives the
@@ -115,11 +126,7 @@ func TestTeller(t *testing.T) {
 	u := testenv.Single(t)
 	testenv.CheckLeaks(t)
 	h := newHome(t, &u)
-	asker := filepath.Join(u.Dir(t), "asker")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", asker, "./testdata/asker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	asker := buildAsker(t, u)
 	h.ok(t, "run", "-d", "--name", "long", "-v", asker+":/asker", "small:1", "sleep", "600")
 	supervisor := h.state(t).Supervisor.Pid
 	h.ok(t, "exec", "long", "sh", "-ec", "touch /root /x; stat /root /x; chown 33:44 /x; mkdir /d; touch /d/root; chown 5:6 /d")

@@ -28,9 +28,8 @@
 // can hold (see package whiteout) and are the OCI names in every tar.
 //
 // What the host does not let us make is kept as metadata in the extended
-// attribute of [OverrideAttr]. What is not stored at all, but is still in the
-// regenerated tar: extended attributes that we may not set (without root all but
-// user.*), attributes that are the union's own bookkeeping, and the owner of
-// symbolic links and FIFOs where we may not change owners, since neither can
-// carry that attribute.
+// attribute of [OverrideAttr]; a regular file stands for a device then, and for the
+// symbolic link or FIFO of another owner, which can not carry the attribute. What is not
+// stored at all, but is still in the regenerated tar: extended attributes that we may not
+// set (without root all but user.*), and those that are the union's own bookkeeping.
 package archive

@@ -64,6 +64,15 @@ func mountKernel(mountpoint string, opt unionfs.Options, cause error) (view, err
 	if len(opt.UIDs) > 0 {
 		return nil, fail(errors.New("it can not show owners as those of another user namespace: leave out --userns"))
 	}
+	if opt.StandIns {
+		name, err := unionfs.FindStandIn(append([]unionfs.Lower{{Path: opt.Upper}}, opt.Lowers...))
+		if err == nil && name != "" {
+			err = fmt.Errorf("it can not show /%s, which keeps its owner in a file that stands for it", name)
+		}
+		if err != nil {
+			return nil, fail(err)
+		}
+	}
 	text, files, err := overlayOptions(&opt)
 	defer CloseAll(files)
 	if err != nil {

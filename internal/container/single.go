@@ -14,12 +14,12 @@ import (
 
 // keepOwners has a view in a namespace of a single id keep true owners, modes and
 // devices in [layout.OverrideAttr], where import has put them and commit finds
-// them. Every file is shown as root's: the kernel refuses changes of files whose
+// them. Regular files stand for what can not have it: links, FIFOs and sockets. Every file is shown as root's: the kernel refuses changes of files whose
 // owner has no id in the namespace, also to the root there.
 func keepOwners(opt *unionfs.Options) {
 	opt.Told = true
 	root := uint32(0)
-	opt.Override = unionfs.OverrideUser
+	opt.Override, opt.StandIns = unionfs.OverrideUser, true
 	opt.SquashUID, opt.SquashGID = &root, &root
 }
 

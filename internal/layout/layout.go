@@ -58,8 +58,8 @@ func DiffDir(layerDir string) string { return filepath.Join(layerDir, DiffName) 
 // OverrideAttr is the extended attribute that keeps what a host without root does
 // not let a file be: "UID:GID:MODE" with the mode in octal, and for the regular
 // file in the place of a device ":char-MAJOR-MINOR" or ":block-MAJOR-MINOR"
-// behind. The form is that of containers/storage and of fuse-overlayfs'
-// xattr_permissions=2.
+// behind, in that of a link, FIFO or socket ":symlink", ":pipe" or ":socket". The
+// form is that of containers/storage and of fuse-overlayfs' xattr_permissions=2.
 const OverrideAttr = "user.containers.override_stat"
 
 // StageDir returns the directory for the programs that containers begin with. It need not

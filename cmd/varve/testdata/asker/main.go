@@ -3,10 +3,14 @@
 //	asker threads FILE UID   by all calls there are, and says how often it was told UID
 //	asker leave FILE         executes /bin/true while its threads ask
 //	asker hang FILE          says "ready", and asks until it is killed
+//	asker give FILE UID      gives a link that it has looked at to another, and asks for that alone
+//	asker listen FILE        makes a socket, says what came through it, and leaves it there
 package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"runtime"
 	"strconv"
@@ -50,7 +54,51 @@ func main() {
 		askForEver(file)
 		fmt.Println("ready")
 		select {}
+	case "give":
+		uid, _ := strconv.Atoi(os.Args[3])
+		fmt.Println(give(file, uid))
+	case "listen":
+		if err := listen(file); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
 	}
+}
+
+// give tells whose a link is before and after it was given away.
+func give(file string, uid int) (before, after uint32, err error) {
+	var stx unix.Statx_t
+	ask := func() (uint32, error) {
+		err := unix.Statx(unix.AT_FDCWD, file, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_UID, &stx)
+		return stx.Uid, err
+	}
+	if before, err = ask(); err == nil {
+		err = unix.Lchown(file, uid, -1)
+	}
+	if err == nil {
+		after, err = ask()
+	}
+	return before, after, err
+}
+
+func listen(file string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: file, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_, _ = c.Write([]byte("came through\n"))
+			_ = c.Close()
+		}
+	}()
+	c, err := net.Dial("unix", file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(os.Stdout, c)
+	return err
 }
 
 // owners asks in each way; keeps what failed as -1.
