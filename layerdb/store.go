@@ -33,6 +33,9 @@ type Options struct {
 	LockTimeout time.Duration
 	// ReadOnly makes nothing, not even an absent store, and refuses Update.
 	ReadOnly bool
+	// Single tells, when a store is made, whether its user has a single id, which is noted in
+	// it (layout.SingleName). nil is no.
+	Single func() (bool, error)
 }
 
 // A Store is a directory of layers, images and containers. It holds no file
@@ -134,7 +137,26 @@ func (s *Store) create() error {
 		return err
 	}
 	s.hook("create: database")
+	if err := s.noteSingle(); err != nil {
+		return err
+	}
 	return s.writeVersion()
+}
+
+// noteSingle notes which kind of store this is.
+func (s *Store) noteSingle() error {
+	if s.opt.Single == nil {
+		return nil
+	}
+	single, err := s.opt.Single()
+	if err != nil || !single {
+		return err
+	}
+	const text = "This store was begun by a user with a single id, and stays one of that kind: here files stand for links and devices.\n"
+	if err = os.WriteFile(s.Path(layout.SingleName), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return nil
 }
 
 // checkStranger refuses to build a store among files that are not a store's.
@@ -143,7 +165,7 @@ func (s *Store) checkStranger() error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	ours := []string{lockName, dbName, layout.LayersName, layout.ChainsName, imagesName, layout.ContainersName, lostName, namesName, layout.StageName, layout.TmpName, updatesName, versionName, versionName + ".new"}
+	ours := []string{lockName, dbName, layout.LayersName, layout.ChainsName, imagesName, layout.ContainersName, lostName, namesName, layout.StageName, layout.TmpName, layout.SingleName, updatesName, versionName, versionName + ".new"}
 	for _, e := range list {
 		if !slices.Contains(ours, e.Name()) {
 			return fmt.Errorf("%s: %w: it has %q; name an empty or absent directory", s.Root(), ErrNotStore, e.Name())

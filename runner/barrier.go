@@ -104,7 +104,7 @@ func explainUserns(err error, wanted *Userns) error {
 // TryUserns makes a user namespace of a single id, and runs this program in it with args,
 // which have to succeed and to take no time.
 func TryUserns(args []string) error {
-	c, err := startSelf(Self{Args: args, Userns: singleUserns(""), PrivateMounts: true})
+	c, err := startSelf(Self{Args: args, Userns: SingleUserns(""), PrivateMounts: true})
 	if err != nil {
 		return err
 	}

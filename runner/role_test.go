@@ -89,7 +89,7 @@ func rootless(single bool) (int, error) {
 		return 0, err
 	}
 	if single {
-		plan = singleUserns("asked for by the test")
+		plan = SingleUserns("asked for by the test")
 	}
 	return containIn(plan)
 }

@@ -80,7 +80,7 @@ func StartSelf(s Self) (*Child, error) {
 	if !errors.As(err, &refused) {
 		return c, err
 	}
-	s.Userns = singleUserns(refused.Error())
+	s.Userns = SingleUserns(refused.Error())
 	if c, err = startSelf(s); err != nil {
 		return nil, errors.Join(err, refused)
 	}

@@ -44,7 +44,7 @@ func PlanUserns() (*Userns, error) {
 	}
 	uidHelper, gidHelper := findHelper("newuidmap"), findHelper("newgidmap")
 	if uidHelper == "" || gidHelper == "" {
-		return singleUserns("newuidmap and newgidmap are not installed: apt-get install uidmap"), nil
+		return SingleUserns("newuidmap and newgidmap are not installed: as root, apt-get install uidmap"), nil
 	}
 	names := ownNames()
 	uids, err := readSubids("/etc/subuid", names)
@@ -56,7 +56,7 @@ func PlanUserns() (*Userns, error) {
 		return nil, err
 	}
 	if len(uids) == 0 || len(gids) == 0 {
-		return singleUserns(fmt.Sprintf("/etc/subuid and /etc/subgid grant no ids to %s: as root, "+
+		return SingleUserns(fmt.Sprintf("/etc/subuid and /etc/subgid grant no ids to %s: as root, "+
 			"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", names[0], names[0])), nil
 	}
 	return &Userns{UIDs: withSelf(os.Geteuid(), uids), GIDs: withSelf(os.Getegid(), gids),
@@ -109,7 +109,9 @@ func isPrivileged() (bool, error) {
 	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0, nil
 }
 
-func singleUserns(reason string) *Userns {
+// SingleUserns is one with the id of the user of this process alone, where there might be
+// more. reason is for Userns.Reason.
+func SingleUserns(reason string) *Userns {
 	return &Userns{Single: true, Reason: reason,
 		UIDs: []IDMap{{0, os.Geteuid(), 1}}, GIDs: []IDMap{{0, os.Getegid(), 1}}}
 }

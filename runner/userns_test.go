@@ -48,7 +48,7 @@ func TestRootNeedsNoUserns(t *testing.T) {
 }
 
 func TestClosedUserNamespacesAreExplained(t *testing.T) {
-	require.Equal(t, unix.ENOMEM, explainUserns(unix.ENOMEM, singleUserns("")))
+	require.Equal(t, unix.ENOMEM, explainUserns(unix.ENOMEM, SingleUserns("")))
 	require.Equal(t, unix.EPERM, explainUserns(unix.EPERM, nil), "none was asked for")
-	require.ErrorContains(t, explainUserns(unix.EPERM, singleUserns("")), "does not let you make them")
+	require.ErrorContains(t, explainUserns(unix.EPERM, SingleUserns("")), "does not let you make them")
 }

@@ -19,7 +19,7 @@ func (c *cli) doctor() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
 			fmt.Fprintln(table, "WHAT\tIS\tFOUND\tNEEDED FOR\tMEND")
-			for _, f := range engine.Doctor() {
+			for _, f := range engine.Doctor(c.root) {
 				state := "missing"
 				if f.OK {
 					state = "ok"

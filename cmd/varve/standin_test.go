@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -176,4 +177,45 @@ func TestNoViewOfLinks(t *testing.T) {
 	require.Equal(t, [2]int{33, 44}, list["low/theirs"])
 	require.Equal(t, [2]int{33, 44}, list["low/pipe"])
 	require.Equal(t, "/low/file", strings.TrimSpace(h.ok(t, "run", "--rm", "low:1", "sh", "-c", "ln -s /low/file /new; readlink /new")))
+}
+
+// TestStoreStaysOfASingleID: who is granted a range of ids goes on with the store that he has,
+// where files stand for links, as before, and begins another one with the range. That one has
+// links also while the range is away.
+func TestStoreStaysOfASingleID(t *testing.T) {
+	testenv.FUSE(t)
+	testenv.Root(t) // to grant ids
+	testenv.Program(t, "newuidmap", "uidmap")
+	u := testenv.Single(t)
+	testenv.CheckLeaks(t)
+	h := newHome(t, &u)
+	h.ok(t, "run", "--name", "first", "small:1", "sh", "-c", "ln -s to /link; chown -h 33:44 /link")
+	usermod := func(what string) {
+		out, err := exec.Command("usermod", what+"-subuids", "2000000-2065535", what+"-subgids", "2000000-2065535", u.Name).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	usermod("--add")
+	other := *h
+	other.root = filepath.Join(u.Dir(t), "other")
+	other.ok(t, "import", testenv.Busybox(t).Tar, "small:1")
+	require.Equal(t, 2, strings.Count(other.ok(t, "run", "--rm", "small:1", "cat", "/proc/self/uid_map"), "\n"))
+	require.Contains(t, other.ok(t, "doctor"), "a range is granted")
+
+	require.Contains(t, h.ok(t, "doctor"), "was begun with a single id")
+	require.Equal(t, 1, strings.Count(h.ok(t, "run", "--rm", "small:1", "cat", "/proc/self/uid_map"), "\n"))
+	out, code := h.run(t, "run", "--rm", "--userns", "auto", "small:1", "true")
+	require.Equal(t, 125, code)
+	require.Contains(t, out, "was begun with a single id")
+	h.ok(t, "commit", "first", "second:1")
+	require.Equal(t, "33:44 to\n", h.ok(t, "run", "--rm", "second:1", "sh", "-c", "echo $(stat -c %u:%g /link) $(readlink /link)"))
+	h.ok(t, "rmi", "second:1")
+	h.ok(t, "start", "-a", "first") // ln fails, as the link is there
+
+	usermod("--del")
+	other.ok(t, "run", "--name", "real", "small:1", "ln", "-s", "to", "/link")
+	id := strings.TrimSpace(other.ok(t, "ps", "-a", "-q", "--no-trunc"))
+	target, err := os.Readlink(filepath.Join(other.root, "containers", id, "upper/link"))
+	require.NoError(t, err)
+	require.Equal(t, "to", target)
+	other.ok(t, "rm", "real")
 }

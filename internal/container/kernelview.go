@@ -64,7 +64,7 @@ func mountKernel(mountpoint string, opt unionfs.Options, cause error) (view, err
 	if len(opt.UIDs) > 0 {
 		return nil, fail(errors.New("it can not show owners as those of another user namespace: leave out --userns"))
 	}
-	if opt.StandIns {
+	if opt.Override == unionfs.OverrideUser {
 		name, err := unionfs.FindStandIn(append([]unionfs.Lower{{Path: opt.Upper}}, opt.Lowers...))
 		if err == nil && name != "" {
 			err = fmt.Errorf("it can not show /%s, which keeps its owner in a file that stands for it", name)

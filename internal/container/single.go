@@ -2,6 +2,8 @@ package container
 
 import (
 	"errors"
+	"io/fs"
+	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -14,13 +16,20 @@ import (
 
 // keepOwners has a view in a namespace of a single id keep true owners, modes and
 // devices in [layout.OverrideAttr], where import has put them and commit finds
-// them. Regular files stand for what can not have it: links, FIFOs and sockets. Every file is shown as root's: the kernel refuses changes of files whose
-// owner has no id in the namespace, also to the root there.
-func keepOwners(opt *unionfs.Options) {
+// them. Regular files stand for what can not have it, links, FIFOs and sockets, if the store
+// stays one of a single id: with more they would be seen. Every file is shown as root's: the
+// kernel refuses changes of files whose owner has no id in the namespace, also to the root
+// there.
+func (p Place) keepOwners(opt *unionfs.Options) error {
 	opt.Told = true
 	root := uint32(0)
-	opt.Override, opt.StandIns = unionfs.OverrideUser, true
+	opt.Override = unionfs.OverrideUser
 	opt.SquashUID, opt.SquashGID = &root, &root
+	_, err := os.Lstat(p.Path(layout.SingleName))
+	if opt.StandIns = err == nil; errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // dressSingle gives the upper the word on the owner that the layers' root

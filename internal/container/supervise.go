@@ -355,7 +355,9 @@ func (s *supervisor) mount(warn func(text string)) error {
 		if err := dressSingle(view.Upper, chain.Lowers[0]); err != nil {
 			return fmt.Errorf("prepare the root directory: %w", err)
 		}
-		keepOwners(&view)
+		if err := s.place.keepOwners(&view); err != nil {
+			return err
+		}
 		if len(view.UIDs) == 0 { // else there is no root to be pretended
 			s.pretence = runner.NewPretence(filepath.Join(dir, ViewName), s.stage)
 			view.Creator, view.Tell = s.pretence.Owner, s.pretence.Tell

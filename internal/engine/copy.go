@@ -240,7 +240,7 @@ func (e *Engine) findCourier(c *courierCall, id string, files ...*os.File) error
 }
 
 func (e *Engine) startLender(c *courierCall, id string, lock *containerLock, files []*os.File) error {
-	plan, err := runner.PlanUserns()
+	plan, err := planUserns(e.Root())
 	if err != nil {
 		return err
 	}

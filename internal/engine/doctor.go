@@ -21,9 +21,10 @@ type Finding struct {
 	Mend string // the command that mends it, "" where all is well
 }
 
-// Doctor looks at this machine with the eyes of this user.
-func Doctor() []Finding {
-	return slices.Concat([]Finding{fuseDevice()}, namespaces(), []Finding{groups(), tunDevice(), overlay(), systemCalls(), ringFUSE()})
+// Doctor looks at this machine with the eyes of this user, who has the store at root, "" for
+// the default; it need not be there.
+func Doctor(root string) []Finding {
+	return slices.Concat([]Finding{fuseDevice()}, namespaces(root), []Finding{groups(), tunDevice(), overlay(), systemCalls(), ringFUSE()})
 }
 
 // device looks at a device node.
@@ -48,9 +49,12 @@ func tunDevice() Finding {
 }
 
 // namespaces looks at what makes a user the root of a container.
-func namespaces() []Finding {
+func namespaces(root string) []Finding {
 	ids := Finding{What: "subordinate ids", For: "users inside that the kernel keeps apart"}
-	plan, err := runner.PlanUserns()
+	if root == "" {
+		root, _ = DefaultRoot() // without a home there is no store
+	}
+	plan, err := planUserns(root)
 	switch {
 	case err != nil:
 		ids.Says, ids.Mend = err.Error(), "sudo chmod 0644 /etc/subuid /etc/subgid"
@@ -58,7 +62,9 @@ func namespaces() []Finding {
 		ids.OK, ids.Says = true, "root has all ids"
 	case plan.Single:
 		ids.Says, ids.Mend, _ = strings.Cut(plan.Reason, ": ")
-		ids.Mend = "sudo " + strings.TrimPrefix(ids.Mend, "as root, ")
+		if mend, asRoot := strings.CutPrefix(ids.Mend, "as root, "); asRoot {
+			ids.Mend = "sudo " + mend
+		}
 	default:
 		ids.OK, ids.Says = true, "a range is granted, and newuidmap and newgidmap are there"
 	}

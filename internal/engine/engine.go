@@ -9,7 +9,6 @@ import (
 	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/internal/layout"
 	"github.com/varvefs/varve/layerdb"
-	"github.com/varvefs/varve/runner"
 )
 
 // Engine is a store and what can be done with it. It may be used by several
@@ -28,7 +27,7 @@ func Open(root string) (*Engine, error) {
 			return nil, err
 		}
 	}
-	store, err := layerdb.Open(root, layerdb.Options{})
+	store, err := layerdb.Open(root, layerdb.Options{Single: isSingle})
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +68,7 @@ func (e *Engine) finish(err error) error {
 	if !errors.Is(err, layout.ErrLeftover) {
 		return err
 	}
-	plan, planErr := runner.PlanUserns()
+	plan, planErr := planUserns(e.Root())
 	if planErr != nil || plan == nil { // nobody else could do better
 		return errors.Join(err, planErr)
 	}

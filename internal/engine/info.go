@@ -9,7 +9,6 @@ import (
 
 	"github.com/varvefs/varve/internal/cgroup"
 	"github.com/varvefs/varve/internal/container"
-	"github.com/varvefs/varve/runner"
 )
 
 // Info is what there is here, under docker's names.
@@ -51,7 +50,7 @@ func (e *Engine) Info() (Info, error) {
 		return i, err
 	}
 	i.describeMachine()
-	plan, err := runner.PlanUserns()
+	plan, err := planUserns(e.Root())
 	if err != nil {
 		return i, err
 	}

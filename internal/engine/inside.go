@@ -14,10 +14,6 @@ import (
 // the same command has been run again in such a namespace, on the store at root
 // ("" for the default), and has ended with code.
 func Inside(root string, args []string) (entered bool, code int, err error) {
-	plan, err := runner.PlanUserns()
-	if err != nil || plan == nil {
-		return false, 0, err
-	}
 	if root == "" {
 		if root, err = DefaultRoot(); err != nil {
 			return false, 0, err
@@ -25,6 +21,10 @@ func Inside(root string, args []string) (entered bool, code int, err error) {
 	}
 	if root, err = filepath.Abs(root); err != nil {
 		return false, 0, fmt.Errorf("find the store: %w", err)
+	}
+	plan, err := planUserns(root)
+	if err != nil || plan == nil {
+		return false, 0, err
 	}
 	code, err = inside(plan, root, args)
 	return true, code, err

@@ -7,7 +7,6 @@ import (
 
 	"github.com/varvefs/varve/internal/container"
 	"github.com/varvefs/varve/layerdb"
-	"github.com/varvefs/varve/runner"
 )
 
 // checkMode refuses what is neither one of the words nor a container.
@@ -60,7 +59,7 @@ func (e *Engine) openNeighbour(b *container.Sandbox) (*os.File, error) {
 	if container.Donor(b.IPC) == "" && container.Donor(b.PID) == "" && container.Donor(b.Network) == "" && container.Donor(b.Userns) == "" {
 		return nil, nil
 	}
-	plan, err := runner.PlanUserns()
+	plan, err := planUserns(e.Root())
 	if err != nil || plan == nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func (s *Session) startSelf(theirs, into *os.File) (container.State, error) {
 	}
 	var err error
 	if into == nil {
-		if self.Userns, err = runner.PlanUserns(); err != nil {
+		if self.Userns, err = planUserns(s.engine.Root()); err != nil {
 			return container.State{}, err
 		}
 	}

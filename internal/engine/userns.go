@@ -51,7 +51,12 @@ func setUserns(b *container.Sandbox, i Isolation) error {
 	if plan == nil {
 		return refuseAsRoot(mode, i)
 	}
-	if plan.Single && mode != container.UsernsKeepID {
+	return needsRange(mode, plan)
+}
+
+// needsRange refuses what a single id is too few for.
+func needsRange(mode string, plan *runner.Userns) error {
+	if plan != nil && plan.Single && mode != container.UsernsKeepID {
 		return fmt.Errorf("--userns %s needs more ids than your own: %s", mode, plan.Reason)
 	}
 	return nil
@@ -105,7 +110,10 @@ func (e *Engine) allotIDs(tx *layerdb.Tx, spec *container.Spec) error {
 	if mode != container.UsernsAuto {
 		return nil
 	}
-	plan, err := runner.PlanUserns()
+	plan, err := planUserns(e.Root())
+	if err == nil {
+		err = needsRange(mode, plan)
+	}
 	if err != nil {
 		return err
 	}

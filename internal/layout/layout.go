@@ -15,6 +15,9 @@ const (
 	ContainersName = "containers"
 	TmpName        = "tmp"
 	StageName      = "stage"
+	// SingleName is there in a store that was begun with a single id, whose files keep their
+	// owners in an attribute, and stand for links and devices. It stays one of that kind.
+	SingleName = "single-id"
 )
 
 // Dir is the directory of a store. It may be copied and used by several goroutines.
