@@ -50,10 +50,7 @@ func (h Host) Plan(name string, l Limits) (g Group, missing []string) {
 		dir, found = h.unified.place(nil)
 	}
 	if found {
-		// In a threaded tree no process can be born in a new group.
-		if kind, err := word(dir, "cgroup.type"); err != nil || kind == "domain" {
-			g.Unified, g.Controllers = filepath.Join(dir, name), unified
-		}
+		g.Unified, g.Controllers = filepath.Join(dir, name), unified
 	}
 	if freezer := h.v1["freezer"].above(); g.Unified == "" && len(freezer) > 0 {
 		g.Freezer = filepath.Join(freezer[0], name)

@@ -108,7 +108,10 @@ func (t tree) above() []string {
 	}
 }
 
-const procsName = "cgroup.procs"
+const (
+	procsName = "cgroup.procs"
+	typeName  = "cgroup.type"
+)
 
 // word reads a small file of a group, without the white space around it.
 func word(dir, name string) (string, error) {

@@ -60,28 +60,65 @@ func (l Limits) controllers() []string {
 // controllers, and switches them on there: the nearest to this process.
 func (t tree) place(wanted []string) (string, bool) {
 	list := t.above()
+	// Of what systemd has delegated it switches nothing off again, as it does in its own
+	// groups whenever it looks after them.
+	if len(list) > 0 && delegated(list[0]) && makeRoom(list[0], wanted) {
+		return list[0], true
+	}
 	for _, dir := range list {
 		if enable(dir, wanted) {
 			return dir, true
 		}
 	}
-	// Nobody can have a limit beside processes that have none ("no internal
-	// processes"). If these are just this one and those that have started it, as
-	// in a scope of systemd that was made for them, they make room.
-	if len(list) > 0 && stepAside(list[0]) && enable(list[0], wanted) {
+	if len(list) > 0 && makeRoom(list[0], wanted) {
 		return list[0], true
 	}
 	return "", false
 }
 
+// makeRoom switches the controllers on for the groups in dir, in which this process is.
+// Nobody can have a limit beside processes that have none ("no internal processes"). If
+// these are just this one and those that have started it, as in a scope of systemd that
+// was made for them, they make room.
+func makeRoom(dir string, wanted []string) bool {
+	return bearing(dir) && stepAside(dir) && enable(dir, wanted)
+}
+
+// delegated tells whether systemd has left the group to who is in it (its page
+// CGROUP_DELEGATION). The second name is that of older ones, which only root can read.
+func delegated(dir string) bool {
+	var value [1]byte
+	for _, name := range []string{"user.delegate", "trusted.delegate"} {
+		if n, err := unix.Getxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == '1' {
+			return true
+		}
+	}
+	return false
+}
+
+// bearing tells whether processes can be born in new groups in dir. In a threaded tree
+// they can not.
+func bearing(dir string) bool {
+	kind, err := word(dir, typeName) // the top of all has none
+	return err != nil || kind == "domain"
+}
+
 // enable switches the controllers on for the groups in dir, and tells whether
-// they are.
+// they are, and can have processes.
 func enable(dir string, wanted []string) bool {
+	if !bearing(dir) {
+		return false
+	}
 	missing := without(wanted, read(dir, "cgroup.subtree_control"))
 	if len(missing) == 0 {
 		return true
 	}
 	if len(without(missing, read(dir, "cgroup.controllers"))) > 0 {
+		return false
+	}
+	// Beside processes the kernel refuses memory; by cpu, cpuset and pids it makes the top
+	// of a threaded tree of dir.
+	if exists(dir, typeName) && len(read(dir, procsName)) > 0 {
 		return false
 	}
 	return set(dir, "cgroup.subtree_control", "+"+strings.Join(missing, " +")) == nil

@@ -1,0 +1,80 @@
+package cgroup
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// standIn is a directory with the files of a group of version 2.
+func standIn(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	all := map[string]string{"cgroup.controllers": "cpu memory", "cgroup.subtree_control": "", procsName: ""}
+	for name, text := range files {
+		all[name] = text
+	}
+	for name, text := range all {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+}
+
+// To switch cpu on beside processes makes a threaded tree, in whose new groups no process
+// can be born; so it is done above.
+func TestPlaceMakesNoThreadedTree(t *testing.T) {
+	top := t.TempDir()
+	own := filepath.Join(top, "own")
+	standIn(t, top, nil)
+	standIn(t, own, map[string]string{typeName: "domain\n", procsName: "1\n"})
+	dir, found := tree{top, own}.place([]string{"cpu"})
+	require.True(t, found)
+	require.Equal(t, top, dir)
+	require.Empty(t, read(own, "cgroup.subtree_control"))
+	require.Equal(t, []string{"+cpu"}, read(top, "cgroup.subtree_control"))
+
+	dir, found = tree{top, own}.place(nil)
+	require.True(t, found)
+	require.Equal(t, own, dir, "without limits a group can be beside processes")
+}
+
+// In a threaded tree that is there already nothing can be limited, and it is told.
+func TestPlanLeavesThreadedTreesAlone(t *testing.T) {
+	top := t.TempDir()
+	own := filepath.Join(top, "own")
+	threaded := map[string]string{typeName: "domain threaded\n", "cgroup.subtree_control": "cpu\n"}
+	standIn(t, top, nil)
+	standIn(t, own, threaded)
+	for _, wanted := range [][]string{nil, {"cpu"}} {
+		dir, found := tree{top, own}.place(wanted)
+		require.True(t, found)
+		require.Equal(t, top, dir)
+	}
+
+	group, missing := Host{unified: tree{own, own}}.Plan("name", Limits{NanoCPUs: 1e9})
+	require.Empty(t, group.Unified)
+	require.Equal(t, []string{"cpu"}, missing)
+}
+
+// Who starts a container in a group that systemd has delegated steps aside in it at once:
+// later the supervisor would be in the way of limits.
+func TestPlaceStepsAsideWhereItIsDelegated(t *testing.T) {
+	for _, is := range []string{"1", "0"} {
+		top := t.TempDir()
+		own := filepath.Join(top, "own")
+		standIn(t, top, nil)
+		standIn(t, own, map[string]string{typeName: "domain\n", procsName: strconv.Itoa(os.Getpid())})
+		standIn(t, filepath.Join(own, "varve-callers"), nil)
+		if err := unix.Setxattr(own, "user.delegate", []byte(is), 0); err != nil {
+			t.Skip("needs user attributes in the directory of temporary files: ", err)
+		}
+		dir, found := tree{top, own}.place(nil)
+		require.True(t, found)
+		require.Equal(t, own, dir)
+		moved := read(filepath.Join(own, "varve-callers"), procsName)
+		require.Equal(t, is == "1", len(moved) == 1, moved)
+	}
+}
