@@ -84,18 +84,6 @@ func makeRoom(dir string, wanted []string) bool {
 	return bearing(dir) && stepAside(dir) && enable(dir, wanted)
 }
 
-// delegated tells whether systemd has left the group to who is in it (its page
-// CGROUP_DELEGATION). The second name is that of older ones, which only root can read.
-func delegated(dir string) bool {
-	var value [1]byte
-	for _, name := range []string{"user.delegate", "trusted.delegate"} {
-		if n, err := unix.Getxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == '1' {
-			return true
-		}
-	}
-	return false
-}
-
 // bearing tells whether processes can be born in new groups in dir. In a threaded tree
 // they can not.
 func bearing(dir string) bool {

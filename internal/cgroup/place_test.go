@@ -78,3 +78,20 @@ func TestPlaceStepsAsideWhereItIsDelegated(t *testing.T) {
 		require.Equal(t, is == "1", len(moved) == 1, moved)
 	}
 }
+
+// Limits of processors are systemd's to take away, but for what it has delegated.
+func TestPassing(t *testing.T) {
+	top := t.TempDir()
+	scope := filepath.Join(top, "user@1000.service", "app.slice", "one.scope")
+	require.NoError(t, os.MkdirAll(scope, 0o755))
+	if err := unix.Setxattr(filepath.Join(top, "user@1000.service"), "user.delegate", []byte("1"), 0); err != nil {
+		t.Skip("needs user attributes in the directory of temporary files: ", err)
+	}
+	group := Group{Unified: filepath.Join(scope, "varve"), Controllers: []string{"cpu", "cpuset", "memory", "pids"}}
+	require.Equal(t, []string{"cpu", "cpuset"}, group.passing(top))
+	require.Equal(t, []string{"cpu", "cpuset", "memory", "pids"}, group.Controllers)
+	require.Empty(t, group.passing(filepath.Join(top, "no-systemd")))
+	require.Empty(t, Group{Controllers: group.Controllers}.passing(top))
+	require.NoError(t, unix.Setxattr(scope, "user.delegate", []byte("1"), 0))
+	require.Empty(t, group.passing(top))
+}

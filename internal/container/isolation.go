@@ -151,7 +151,25 @@ func (b Sandbox) Lacking() error {
 		return err
 	}
 	group, missing := host.Plan(GroupPrefix+"plan", b.Limits)
-	return errors.Join(discarded(b.Limits, group), lacking(b.Limits, missing))
+	return errors.Join(discarded(b.Limits, group), lacking(b.Limits, missing), passing(group))
+}
+
+// passing says which limits systemd may take away again.
+func passing(group cgroup.Group) error {
+	list := group.Passing()
+	if len(list) == 0 {
+		return nil
+	}
+	return fmt.Errorf("systemd may switch off the controllers %s here when it looks after its groups, and the container's limits with them; what keeps them: %s",
+		strings.Join(list, ", "), ScopeCommand())
+}
+
+// ScopeCommand is how this user has systemd delegate a control group.
+func ScopeCommand() string {
+	if os.Geteuid() == 0 {
+		return "systemd-run --scope -p Delegate=yes varve run …"
+	}
+	return "systemd-run --user --scope -p Delegate=yes varve run …"
 }
 
 // discarded says, in docker's words, what version 2 has nothing for, and which limit is
@@ -199,7 +217,7 @@ func lacking(l cgroup.Limits, missing []string) error {
 			list = append(list, limit.becomes)
 		}
 	}
-	how := "systemd-run --user --scope -p Delegate=yes varve run …"
+	how := ScopeCommand()
 	if os.Geteuid() == 0 {
 		how = "a writable /sys/fs/cgroup"
 	}

@@ -101,13 +101,17 @@ func groups() Finding {
 	switch {
 	case len(missing) == 0:
 		f.OK, f.Says = true, "all limits hold"
+		if list := group.Passing(); len(list) > 0 {
+			f.Says += ", of " + strings.Join(list, " and ") + " until systemd looks after its groups"
+			f.Mend = container.ScopeCommand()
+		}
 		return f
 	case group.Unified != "" || group.Freezer != "":
 		f.Says = "can be frozen, but there is no " + strings.Join(missing, ", ")
 	default:
 		f.Says = "none can be made here"
 	}
-	f.Mend = "systemd-run --user --scope -p Delegate=yes varve run …"
+	f.Mend = container.ScopeCommand()
 	if os.Geteuid() == 0 {
 		f.Mend = "mount -o remount,rw /sys/fs/cgroup"
 	}
