@@ -78,10 +78,21 @@ func (t tree) place(wanted []string) (string, bool) {
 
 // makeRoom switches the controllers on for the groups in dir, in which this process is.
 // Nobody can have a limit beside processes that have none ("no internal processes"). If
-// these are just this one and those that have started it, as in a scope of systemd that
-// was made for them, they make room.
+// these are just this one, those that have started it, and those that it has started, as
+// in a scope of systemd that was made for them, they make room. One may be born meanwhile.
 func makeRoom(dir string, wanted []string) bool {
-	return bearing(dir) && stepAside(dir) && enable(dir, wanted)
+	if !bearing(dir) || len(without(wanted, read(dir, "cgroup.controllers"))) > 0 {
+		return false
+	}
+	for range 5 {
+		if !stepAside(dir) {
+			return false
+		}
+		if enable(dir, wanted) {
+			return true
+		}
+	}
+	return false
 }
 
 // bearing tells whether processes can be born in new groups in dir. In a threaded tree
@@ -113,12 +124,12 @@ func enable(dir string, wanted []string) bool {
 }
 
 // stepAside moves the processes of dir to a group in it, if there are none but
-// this process and its ancestors.
+// this process, its ancestors and its children.
 func stepAside(dir string) bool {
 	pids := read(dir, procsName)
 	for _, text := range pids {
 		pid, err := strconv.Atoi(text)
-		if err != nil || !descends(os.Getpid(), pid) {
+		if err != nil || !descends(os.Getpid(), pid) && !descends(pid, os.Getpid()) {
 			return false
 		}
 	}

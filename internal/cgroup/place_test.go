@@ -1,9 +1,11 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,14 +61,21 @@ func TestPlanLeavesThreadedTreesAlone(t *testing.T) {
 	require.Equal(t, []string{"cpu"}, missing)
 }
 
-// Who starts a container in a group that systemd has delegated steps aside in it at once:
-// later the supervisor would be in the way of limits.
+// Who starts a container in a group that systemd has delegated steps aside in it at once,
+// with the supervisor, which would be in the way of limits.
 func TestPlaceStepsAsideWhereItIsDelegated(t *testing.T) {
+	supervisor := exec.Command("sleep", "1000")
+	supervisor.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, supervisor.Start())
+	defer func() {
+		require.NoError(t, supervisor.Process.Kill())
+		_ = supervisor.Wait() // killed
+	}()
 	for _, is := range []string{"1", "0"} {
 		top := t.TempDir()
 		own := filepath.Join(top, "own")
 		standIn(t, top, nil)
-		standIn(t, own, map[string]string{typeName: "domain\n", procsName: strconv.Itoa(os.Getpid())})
+		standIn(t, own, map[string]string{typeName: "domain\n", procsName: fmt.Sprintf("%d\n%d\n", os.Getpid(), supervisor.Process.Pid)})
 		standIn(t, filepath.Join(own, "varve-callers"), nil)
 		if err := unix.Setxattr(own, "user.delegate", []byte(is), 0); err != nil {
 			t.Skip("needs user attributes in the directory of temporary files: ", err)
