@@ -78,8 +78,8 @@ func (t tree) place(wanted []string) (string, bool) {
 
 // makeRoom switches the controllers on for the groups in dir, in which this process is.
 // Nobody can have a limit beside processes that have none ("no internal processes"). If
-// these are just this one, those that have started it, and those that it has started, as
-// in a scope of systemd that was made for them, they make room. One may be born meanwhile.
+// these are just this one and its family, as in a scope of systemd that was made for them,
+// they make room. One may be born meanwhile.
 func makeRoom(dir string, wanted []string) bool {
 	if !bearing(dir) || len(without(wanted, read(dir, "cgroup.controllers"))) > 0 {
 		return false
@@ -123,15 +123,11 @@ func enable(dir string, wanted []string) bool {
 	return set(dir, "cgroup.subtree_control", "+"+strings.Join(missing, " +")) == nil
 }
 
-// stepAside moves the processes of dir to a group in it, if there are none but
-// this process, its ancestors and its children.
+// stepAside moves the processes of dir to a group in it, if all are family.
 func stepAside(dir string) bool {
 	pids := read(dir, procsName)
-	for _, text := range pids {
-		pid, err := strconv.Atoi(text)
-		if err != nil || !descends(os.Getpid(), pid) && !descends(pid, os.Getpid()) {
-			return false
-		}
+	if !family(pids, os.Getpid(), delegated(dir)) {
+		return false
 	}
 	aside := filepath.Join(dir, "varve-callers")
 	if makeDir(aside) != nil {
@@ -143,6 +139,25 @@ func stepAside(dir string) bool {
 		}
 	}
 	return true
+}
+
+// family tells whether the processes are none but me, my ancestors and my children. In a
+// delegated group these are those of my farthest ancestor in it, who has the others of a
+// pipeline, too.
+func family(pids []string, me int, delegated bool) bool {
+	list := make([]int, 0, len(pids))
+	eldest := me
+	for _, text := range pids {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			return false
+		}
+		if delegated && descends(eldest, pid) {
+			eldest = pid
+		}
+		list = append(list, pid)
+	}
+	return !slices.ContainsFunc(list, func(pid int) bool { return !descends(me, pid) && !descends(pid, eldest) })
 }
 
 // read returns the words of a small file, none if it can not be read.

@@ -88,6 +88,28 @@ func TestPlaceStepsAsideWhereItIsDelegated(t *testing.T) {
 	}
 }
 
+// The others of a pipeline are in the way, but not in what was delegated to all of it.
+func TestFamily(t *testing.T) {
+	shell := exec.Command("sh", "-c", "sleep 1000 & echo $!; sleep 1000 & echo $!; wait")
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := shell.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, shell.Start())
+	defer func() {
+		require.NoError(t, unix.Kill(-shell.Process.Pid, unix.SIGKILL))
+		_ = shell.Wait() // killed
+	}()
+	var left, right int
+	_, err = fmt.Fscan(out, &left, &right)
+	require.NoError(t, err)
+	all := []string{fmt.Sprint(right), fmt.Sprint(shell.Process.Pid), fmt.Sprint(left)}
+	require.True(t, family(all, left, true))
+	require.False(t, family(all, left, false))
+	require.True(t, family(all[1:], left, false))
+	require.True(t, family(all, shell.Process.Pid, false), "its own children")
+	require.False(t, family(all[:1], left, true), "nobody of them is an ancestor")
+}
+
 // Limits of processors are systemd's to take away, but for what it has delegated.
 func TestPassing(t *testing.T) {
 	top := t.TempDir()
