@@ -17,7 +17,7 @@ DATADIR   ?= $(PREFIX)/share
 SBINDIR   ?= $(if $(filter /usr /usr/local,$(PREFIX)),/sbin,$(PREFIX)/sbin)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs software terminal start-profile clean setup
+.PHONY: help build demo test install uninstall lint race fuzz bench bench-compare bench-images bench-run soak growth many killed races programs software terminal vm start-profile clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,10 @@ software: build ## run PostgreSQL under load, make -j2, Python's tests and daemo
 
 terminal: build ## type at a shell in a container in tmux, and compare its screens with those of this machine's shell
 	@scripts/terminal.sh bin/varve
+
+vm: build ## in a virtual machine with systemd: limits on control groups of version 2, reboots, poor kernels (ACCEL=tcg, ROOTFS)
+	@scripts/setup.sh vm
+	@scripts/vm.sh bin/varve
 
 start-profile: build ## where the milliseconds of a start go (ROUNDS=10), as root
 	@ROUNDS='$(or $(filter-out 5,$(ROUNDS)),10)' scripts/start-profile.sh

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Prepares the machine for `make demo` (setup.sh demo) or `make test` (setup.sh
-# test): installs missing packages where it may, and names the command where it
-# may not. It fails only when the demo could not run at all; a test that lacks
-# something says so itself and is skipped.
+# Prepares the machine for `make demo` (setup.sh demo), `make test` (setup.sh
+# test) or `make vm` (setup.sh vm): installs missing packages where it may, and
+# names the command where it may not. It fails only when the demo could not run
+# at all; a test that lacks something says so itself and is skipped.
 set -u
 
 missing=
@@ -10,7 +10,13 @@ need() { # need PROGRAM PACKAGE
 	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || missing="$missing $2"
 }
 
-need busybox busybox-static
+if [ "${1:-test}" = vm ]; then
+	need qemu-system-x86_64 qemu-system-x86
+	need mmdebstrap mmdebstrap
+	need mke2fs e2fsprogs
+else
+	need busybox busybox-static
+fi
 need newuidmap uidmap
 if [ "${1:-test}" = test ]; then
 	need fusermount3 fuse3
@@ -39,7 +45,7 @@ if [ "${1:-test}" = test ]; then
 fi
 
 # busybox is only of use when it needs no library: the package busybox-static.
-if command -v busybox >/dev/null 2>&1 && ! busybox --list 2>/dev/null | grep -qx sh; then
+if [ "${1:-test}" != vm ] && command -v busybox >/dev/null 2>&1 && ! busybox --list 2>/dev/null | grep -qx sh; then
 	missing="$missing busybox-static"
 fi
 
@@ -58,6 +64,8 @@ if [ -n "$missing" ]; then
 		echo "setup: missing:$missing; as root run: apt-get update && $install"
 	fi
 fi
+
+[ "${1:-test}" != vm ] || exit 0 # the machine inside has its own
 
 if [ ! -e /dev/fuse ]; then
 	echo "setup: there is no /dev/fuse; as root run: modprobe fuse"
