@@ -101,6 +101,17 @@ func explainUserns(err error, wanted *Userns) error {
 	return fmt.Errorf("%w: user namespaces are closed to you: %s: %s", err, b.Says, b.Mend)
 }
 
+// explainLimit adds to an error of making a container's namespaces, with one of users or
+// not, that there may be no user namespaces at all; this binds root, too.
+func explainLimit(proc string, err error, userns bool) error {
+	const file = "user/max_user_namespaces"
+	if !userns || !errors.Is(err, unix.ENOSPC) || readSetting(proc, file) != "0" {
+		return err
+	}
+	b := closedIn(proc) // that setting is the first
+	return fmt.Errorf("start the container: user namespaces are closed: %s: %s", b.Says, b.Mend)
+}
+
 // TryUserns makes a user namespace of a single id, and runs this program in it with args,
 // which have to succeed and to take no time.
 func TryUserns(args []string) error {

@@ -232,7 +232,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 		}
 	}()
 	if err := <-started; err != nil {
-		return nil, explainClone(err)
+		return nil, explainClone(explainLimit(procDir, err, len(cfg.UIDs) > 0))
 	}
 	return p, nil
 }

@@ -52,3 +52,16 @@ func TestClosedUserNamespacesAreExplained(t *testing.T) {
 	require.Equal(t, unix.EPERM, explainUserns(unix.EPERM, nil), "none was asked for")
 	require.ErrorContains(t, explainUserns(unix.EPERM, SingleUserns("")), "does not let you make them")
 }
+
+// Root, too, makes no user namespace for a container where there can be none.
+func TestClosedUserNamespacesOfAContainer(t *testing.T) {
+	proc := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(proc, "sys/user"), 0o755))
+	setting := filepath.Join(proc, "sys/user/max_user_namespaces")
+	require.NoError(t, os.WriteFile(setting, []byte("0\n"), 0o600))
+	require.ErrorContains(t, explainLimit(proc, unix.ENOSPC, true), "user.max_user_namespaces = 0: sudo sysctl -w")
+	require.Equal(t, unix.ENOSPC, explainLimit(proc, unix.ENOSPC, false))
+	require.Equal(t, unix.EPERM, explainLimit(proc, unix.EPERM, true))
+	require.NoError(t, os.WriteFile(setting, []byte("100\n"), 0o600))
+	require.Equal(t, unix.ENOSPC, explainLimit(proc, unix.ENOSPC, true))
+}
