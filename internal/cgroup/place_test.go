@@ -113,16 +113,38 @@ func TestFamily(t *testing.T) {
 // Limits of processors are systemd's to take away, but for what it has delegated.
 func TestPassing(t *testing.T) {
 	top := t.TempDir()
-	scope := filepath.Join(top, "user@1000.service", "app.slice", "one.scope")
-	require.NoError(t, os.MkdirAll(scope, 0o755))
-	if err := unix.Setxattr(filepath.Join(top, "user@1000.service"), "user.delegate", []byte("1"), 0); err != nil {
-		t.Skip("needs user attributes in the directory of temporary files: ", err)
+	all := []string{"cpu", "cpuset", "memory", "pids"}
+	in := func(dir string) Group {
+		require.NoError(t, os.MkdirAll(filepath.Join(top, dir), 0o755))
+		return Group{Unified: filepath.Join(top, dir, "varve"), Controllers: all}
 	}
-	group := Group{Unified: filepath.Join(scope, "varve"), Controllers: []string{"cpu", "cpuset", "memory", "pids"}}
-	require.Equal(t, []string{"cpu", "cpuset"}, group.passing(top))
-	require.Equal(t, []string{"cpu", "cpuset", "memory", "pids"}, group.Controllers)
-	require.Empty(t, group.passing(filepath.Join(top, "no-systemd")))
-	require.Empty(t, Group{Controllers: group.Controllers}.passing(top))
-	require.NoError(t, unix.Setxattr(scope, "user.delegate", []byte("1"), 0))
-	require.Empty(t, group.passing(top))
+	service := in("system.slice/one.service")
+	require.Equal(t, []string{"cpu", "cpuset"}, service.passing(top))
+	require.Equal(t, []string{"cpu", "cpuset", "memory", "pids"}, all)
+	require.Empty(t, service.passing(filepath.Join(top, "no-systemd")))
+	require.Empty(t, Group{Controllers: all}.passing(top))
+	require.NotEmpty(t, in("user@1000.service/app.slice").passing(top))
+	for _, dir := range []string{"system.slice/one.service", "user@1000.service"} {
+		if err := unix.Setxattr(filepath.Join(top, dir), "user.delegate", []byte("1"), 0); err != nil {
+			t.Skip("needs user attributes in the directory of temporary files: ", err)
+		}
+	}
+	require.Empty(t, service.passing(top))
+	require.NotEmpty(t, in("user@1000.service/app.slice").passing(top))
+}
+
+// What a user's manager was asked for stands in the unit that it has made.
+func TestAskedFor(t *testing.T) {
+	run := t.TempDir()
+	units := filepath.Join(run, "1000/systemd/transient")
+	require.NoError(t, os.MkdirAll(units, 0o755))
+	const slice = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/app.slice"
+	for text, want := range map[string]bool{"Delegate=yes": true, "Delegate=cpu memory": true, "Delegate=no": false, "Slice=app.slice": false} {
+		require.NoError(t, os.WriteFile(filepath.Join(units, "one.scope"), []byte("[Scope]\n"+text+"\n"), 0o600))
+		require.Equal(t, want, askedFor(run, slice+"/one.scope"), text)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(units, "one.scope"), []byte("[Scope]\nDelegate=yes\n"), 0o600))
+	for _, dir := range []string{slice, slice + "/two.scope", slice + "/one.scope/varve-callers", "/sys/fs/cgroup/system.slice/one.scope", "/sys/fs/cgroup/user@1000.service"} {
+		require.False(t, askedFor(run, dir), dir)
+	}
 }

@@ -11,11 +11,29 @@ import (
 
 // delegated tells whether systemd has left the group to who is in it (its page
 // CGROUP_DELEGATION). The second name is that of older ones, which only root can read.
+// Where it is not delegated a container that is killed for memory would have the unit stopped.
 func delegated(dir string) bool {
 	var value [1]byte
 	for _, name := range []string{"user.delegate", "trusted.delegate"} {
 		if n, err := unix.Getxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == '1' {
 			return true
+		}
+	}
+	return askedFor("/run/user", dir)
+}
+
+// askedFor tells whether systemd-run was asked to delegate the group of a user's unit, whose
+// manager, before systemd 253, marks none. run has the directories of the users.
+func askedFor(run, dir string) bool {
+	_, below, _ := strings.Cut(dir, "/user@")
+	uid, below, found := strings.Cut(below, ".service/")
+	if !found {
+		return false
+	}
+	text, _ := os.ReadFile(filepath.Join(run, filepath.Base(uid), "systemd/transient", filepath.Base(below))) // not by systemd-run
+	for line := range strings.Lines(string(text)) {
+		if value, is := strings.CutPrefix(strings.TrimSpace(line), "Delegate="); is {
+			return value != "" && value != "no"
 		}
 	}
 	return false
