@@ -92,7 +92,7 @@ software: build ## run PostgreSQL under load, make -j2, Python's tests and daemo
 terminal: build ## type at a shell in a container in tmux, and compare its screens with those of this machine's shell
 	@scripts/terminal.sh bin/varve
 
-vm: build ## in a virtual machine with systemd: limits on control groups of version 2, reboots, poor kernels (ACCEL=tcg, ROOTFS)
+vm: build ## in a virtual machine with systemd: limits on control groups of version 2, reboots, poor kernels (ACCEL=tcg, ROOTFS), as root
 	@scripts/setup.sh vm
 	@scripts/vm.sh bin/varve
 

@@ -4,18 +4,19 @@
 # with delegated groups and a range of ids, as one with a single id, and as one without
 # groups; containers over a reboot and over a reset; and a machine without user namespaces,
 # without /dev/fuse, and without overlayfs. What is checked stands in vm/checks.sh; each
-# prints a line, "ok WHO: WHAT" or "FAIL WHO: WHAT". As root or as any user who can open
-# /dev/kvm; without that it takes much longer.
+# prints a line, "ok WHO: WHAT" or "FAIL WHO: WHAT". As root, who can make a disk with the
+# owners of another machine. Where KVM can not be used it takes a quarter of an hour.
 #
 #   ROOTFS=FILE a tar of the machine's root; without it mmdebstrap makes one
 #   ACCEL=tcg   do without KVM
-#   SECONDS_VM  how long all may take (1800)
+#   SECONDS_VM  how long the machine may run until it is reset (1800)
 #   KEEP=DIR    keep the console and the answers there
 #
 # Nothing outside of one temporary directory is changed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 varve=$(realpath "${1:-$here/../bin/varve}")
+[ "$(id -u)" = 0 ] || { echo "vm: run it as root" >&2; exit 2; }
 [ -x "$varve" ] || { echo "vm: there is no $varve; run make build" >&2; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 for tool in qemu-system-x86_64 mmdebstrap mke2fs; do
@@ -39,11 +40,6 @@ finish() {
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
 
-# as_root runs a program as root, of a user namespace if need be.
-as_root() {
-	if [ "$(id -u)" = 0 ]; then "$@"; else mmdebstrap --unshare-helper "$@"; fi
-}
-
 # machine DIR: makes the image of its disk there, and puts its kernel beside it.
 machine() {
 	mkdir "$1/root"
@@ -54,7 +50,7 @@ machine() {
 	install -m 0644 "$here/vm/checks.service" "$1/root/etc/systemd/system/checks.service"
 	ln -s ../checks.service "$1/root/etc/systemd/system/multi-user.target.wants/checks.service"
 	echo varve-vm >"$1/root/etc/hostname"
-	mke2fs -q -t ext4 -d "$1/root" "$1/disk" 4G
+	mke2fs -q -t ext4 -d "$1/root" "$1/disk" 4G >/dev/null
 	rm -rf "$1/root"
 }
 
@@ -64,8 +60,7 @@ else
 	echo "vm: mmdebstrap makes a Debian with systemd and a kernel"
 	mmdebstrap --quiet --variant=minbase --include=$packages bookworm "$dir/root.tar"
 fi
-export here varve
-as_root bash -c "set -e; $(declare -f machine); machine \"\$1\"" bash "$dir"
+machine "$dir"
 
 # boot ACCELERATOR: starts the machine, until it is switched off or reset.
 boot() {

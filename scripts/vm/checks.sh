@@ -379,9 +379,11 @@ no_namespaces() {
 no_fuse() {
 	like 'doctor' '/dev/fuse | missing | * | views; * | sudo sh -c *modprobe fuse*' "$(doctor /dev/fuse)"
 	is 'run' overlay "$(inside -- sh -c "awk '\$2 == \"/\" { print \$3 }' /proc/mounts")"
-	like 'run host' 'varve: */dev/fuse*modprobe fuse*' "$(varve run --rm host true 2>&1 | flat)"
-	mkdir -p /tmp/mnt.$$ && like 'mount' 'varve: */dev/fuse*modprobe fuse*' "$(varve mount -o lowerdir=/etc /tmp/mnt.$$ 2>&1 | flat)"
-	rmdir /tmp/mnt.$$
+	like 'run host' 'varve: */dev/fuse*as root*' "$(varve run --rm host true 2>&1 | flat)"
+	[ ! -e /dev/fuse ] || return 0 # fusermount3, which is not here, could open it
+	mkdir -p "/tmp/mnt.$$"
+	like 'mount' 'varve: */dev/fuse*modprobe fuse*' "$(varve mount -o lowerdir=/etc "/tmp/mnt.$$" 2>&1 | flat)"
+	rmdir "/tmp/mnt.$$"
 }
 
 no_overlay() {
