@@ -35,6 +35,11 @@ func becomeProgram(control *link) error {
 	if err = errors.Join(joinGroups(o), scoreOOM(o.OOMScoreAdj), hide()); err != nil {
 		return err
 	}
+	if o.sharesPIDs() {
+		if err = control.awaitGathered(); err != nil {
+			return err
+		}
+	}
 	if err = setUpHost(&o.Config); err != nil {
 		return err
 	}

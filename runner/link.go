@@ -20,6 +20,7 @@ const (
 	msgReady         = 'r' // the next thing is execve, of this program
 	msgExecFailed    = 'f' // which gave this errno: four bytes
 	msgListener      = 'l' // carries what the program's system calls are asked about
+	msgGathered      = 'g' // said by the parent: it knows how to find the processes of the container
 	msgUser          = 'u' // who the program is to take itself for; the parent says it, too, when that is noted
 	msgNotFound      = 'n'
 	msgNotExecutable = 'x'
@@ -159,6 +160,16 @@ func (l *link) send(kind byte, text string, fd int) error {
 		return fmt.Errorf("tell the parent: %w", err)
 	}
 	return nil
+}
+
+// awaitGathered waits until the parent knows how to find the processes of this container, which
+// end with it: a short program would have ended before.
+func (l *link) awaitGathered() error {
+	kind, _, _, err := l.receive()
+	if err == nil && kind != msgGathered {
+		err = errors.New("the supervisor has died")
+	}
+	return err
 }
 
 // fail tells the parent why there will be no container.

@@ -102,13 +102,17 @@ func (p *Process) oversee() {
 	}
 }
 
-// gather notes how the processes of the container are found, which has just been started.
-func (p *Process) gather(cfg *Config) (err error) {
+// gather notes how the processes of the container are found, which has just been started, and
+// waits for that.
+func (p *Process) gather(cfg *Config, w *passage) (err error) {
 	group := cfg.GroupDir
 	if !p.grouped {
 		group = ""
 	}
-	if p.herd, err = newHerd(p.Pid(), group); err != nil {
+	if p.herd, err = newHerd(p.Pid(), group); err == nil {
+		err = w.ours.send(msgGathered, "", -1)
+	}
+	if err != nil {
 		err = errors.Join(err, p.proc.end())
 	}
 	return err

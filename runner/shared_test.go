@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,4 +17,26 @@ func TestAside(t *testing.T) {
 		require.NotZero(t, tid)
 		require.NotEqual(t, unix.Getpid(), tid)
 	}
+}
+
+// A program that is shorter than what its caller does meanwhile is found all the same: with
+// many at once callers are late.
+func TestShortProgramsAmongOthers(t *testing.T) {
+	needRoot(t)
+	cfg := Config{Root: busyboxRoot(t), Args: []string{"/bin/true"}, HostPID: true}
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() {
+			for range 40 {
+				p, err := Start(cfg)
+				if err == nil {
+					_, err = p.Wait()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
 }

@@ -224,7 +224,7 @@ func launch(cfg *Config, w *passage) (*Process, error) {
 			err = p.bear(cfg, attr, w)
 		}
 		if err == nil && cfg.sharesPIDs() {
-			err = p.gather(cfg)
+			err = p.gather(cfg, w)
 		}
 		started <- err
 		if err == nil {
