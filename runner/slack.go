@@ -47,12 +47,17 @@ func setSlack(d time.Duration) error {
 // WakePromptly gives all threads of this process the timer slack that others have, if it was
 // started with [Self].Slack. Where /proc does not let it, they wake late.
 func WakePromptly() {
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return
-	}
-	for _, t := range threads {
-		// proc(5) has the file for every thread, under /proc alone.
-		_ = os.WriteFile("/proc/"+t.Name()+"/timerslack_ns", strconv.AppendInt(nil, int64(kernelSlack), 10), 0)
+	done := map[string]bool{}
+	for more := true; more; { // one may be made meanwhile, by a thread whose turn has not come
+		more = false
+		threads, _ := os.ReadDir("/proc/self/task") // without it there is nothing to do
+		for _, t := range threads {
+			if done[t.Name()] {
+				continue
+			}
+			done[t.Name()], more = true, true
+			// proc(5) has the file for every thread, under /proc alone.
+			_ = os.WriteFile("/proc/"+t.Name()+"/timerslack_ns", strconv.AppendInt(nil, int64(kernelSlack), 10), 0)
+		}
 	}
 }

@@ -126,7 +126,11 @@ func (l *lives) check(t *testing.T, what string) {
 	}
 	require.GreaterOrEqual(t, l.counted(t), l.count, what)
 	for line := range strings.Lines(said) {
-		l.ok(t, "diff", strings.Fields(line)[0])
+		id := strings.Fields(line)[0]
+		if out, code := l.run(t, "diff", id); code != 0 { // run --rm removes it just then
+			require.Contains(t, out, "No such container: "+id)
+			require.NotContains(t, l.ok(t, "ps", "-a", "-q", "--no-trunc"), id)
+		}
 	}
 }
 

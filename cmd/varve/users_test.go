@@ -41,8 +41,13 @@ func attendants(t *testing.T, supervisor int, name string) []int {
 // tarOwners reads whose the files of a tar are, by name.
 func tarOwners(t *testing.T, data string) map[string][2]int {
 	t.Helper()
+	return ownersIn(t, strings.NewReader(data))
+}
+
+func ownersIn(t *testing.T, data io.Reader) map[string][2]int {
+	t.Helper()
 	owners := map[string][2]int{}
-	for r := tar.NewReader(strings.NewReader(data)); ; {
+	for r := tar.NewReader(data); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return owners

@@ -71,7 +71,10 @@ func ReadStatsJSON(place string) ([]byte, error) {
 		return nil, fmt.Errorf("ask for stats: %w", err)
 	}
 	raw, err := io.ReadAll(c)
-	if err := errors.Join(err, c.Close()); err != nil {
+	switch err = errors.Join(err, c.Close()); {
+	case errors.Is(err, unix.ECONNRESET):
+		return nil, fmt.Errorf("%s: its server is gone: it was killed", socket)
+	case err != nil:
 		return nil, fmt.Errorf("ask for stats at %s: %w", socket, err)
 	}
 	if len(raw) == 0 {
