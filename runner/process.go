@@ -110,7 +110,9 @@ func (p *Process) gather(cfg *Config, w *passage) (err error) {
 		group = ""
 	}
 	if p.herd, err = newHerd(p.Pid(), group); err == nil {
-		err = w.ours.send(msgGathered, "", -1)
+		if err = w.ours.send(msgGathered, "", -1); err != nil {
+			_ = p.herd.mounts.Close() // a namespace
+		}
 	}
 	if err != nil {
 		err = errors.Join(err, p.proc.end())

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
+	"github.com/varvefs/varve/whiteout"
 )
 
 // Override says which extended attribute holds the owner, the mode and, for a file
@@ -160,7 +161,7 @@ func parseOverride(value string, st *unix.Stat_t) error {
 	kind, rdev := st.Mode&unix.S_IFMT, st.Rdev
 	var err4 error
 	if len(part) == 4 && kind == unix.S_IFREG {
-		kind, rdev, err4 = parseKind(part[3])
+		kind, rdev, err4 = whiteout.StandIn(part[3])
 	}
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("malformed override_stat %q", value)
@@ -172,49 +173,14 @@ func parseOverride(value string, st *unix.Stat_t) error {
 	return nil
 }
 
-// parseKind reads the type of a regular file that may stand for something else.
-func parseKind(text string) (kind uint32, rdev uint64, err error) {
-	part := strings.Split(text, "-")
-	switch part[0] {
-	case "symlink":
-		return unix.S_IFLNK, 0, nil
-	case "pipe":
-		return unix.S_IFIFO, 0, nil
-	case "socket":
-		return unix.S_IFSOCK, 0, nil
-	case "char":
-		kind = unix.S_IFCHR
-	case "block":
-		kind = unix.S_IFBLK
-	default: // "file"
-		return unix.S_IFREG, 0, nil
-	}
-	if len(part) < 3 {
-		return 0, 0, fmt.Errorf("malformed device %q", text)
-	}
-	major, err1 := strconv.ParseUint(part[1], 10, 32)
-	minor, err2 := strconv.ParseUint(part[2], 10, 32)
-	return kind, unix.Mkdev(uint32(major), uint32(minor)), errors.Join(err1, err2)
-}
-
 // formatOverride is the value for st, of a file that really is of kind real.
 func formatOverride(st *unix.Stat_t, real uint32) string {
 	s := fmt.Sprintf("%d:%d:0%o", st.Uid, st.Gid, st.Mode&0o7777)
 	if st.Mode&unix.S_IFMT == real {
 		return s
 	}
-	device := fmt.Sprintf("-%d-%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFCHR:
-		s += ":char" + device
-	case unix.S_IFBLK:
-		s += ":block" + device
-	case unix.S_IFLNK:
-		s += ":symlink"
-	case unix.S_IFIFO:
-		s += ":pipe"
-	case unix.S_IFSOCK:
-		s += ":socket"
+	if word := whiteout.StandInWord(st.Mode&unix.S_IFMT, st.Rdev); word != "" {
+		s += ":" + word
 	}
 	return s
 }

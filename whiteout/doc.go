@@ -8,6 +8,7 @@
 //   - an opaque directory hides every name of the layers below it;
 //   - a redirect says where the layers below have a directory that was renamed;
 //   - a metacopy is a file with only its metadata: the layers below have its data;
+//   - a stand-in is a regular file that stands for one of another type ([StandIn]);
 //   - a dialect is a way to write the first two;
 //   - a [Survey] is all that a whole layer says, and what is wrong with it. By
 //     [Convert] it says the same in another dialect.

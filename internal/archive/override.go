@@ -9,8 +9,9 @@ import (
 )
 
 // Unsquash puts the true owner, mode and type into Stat, where they are kept in
-// OverrideAttr, and the target of a symbolic link into Link. It is for a process that has one user id only; elsewhere anyone
-// inside a container can set that attribute, so there it says nothing.
+// OverrideAttr, and the target of a symbolic link into Link. It is for a process that has
+// one user id only; elsewhere anyone inside a container can set that attribute, so there it
+// says nothing.
 func (f *File) Unsquash() error {
 	value, ok := f.Xattrs[layout.OverrideAttr]
 	kind := f.Stat.Mode & unix.S_IFMT

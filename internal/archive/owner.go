@@ -53,7 +53,7 @@ func (a *attrs) parseOverride(value string) error {
 	if len(part) < 4 {
 		return nil
 	}
-	switch kind, _, err := parseStandIn(part[3]); {
+	switch kind, _, err := whiteout.StandIn(part[3]); {
 	case err != nil:
 		return bad
 	case kind != unix.S_IFREG:
@@ -224,7 +224,7 @@ func (o owners) attrsFrom(st *unix.Stat_t, xattrs map[string][]byte) (*attrs, er
 	if kind != unix.S_IFREG {
 		a.standsFor = ""
 	}
-	if a.standsFor == standsForLink {
+	if a.standsFor == whiteout.LinkWord {
 		a.mode = linkMode
 	}
 	return a, nil

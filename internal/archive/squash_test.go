@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/layout"
+	"github.com/varvefs/varve/whiteout"
 )
 
 // asOther is set in the process that TestAsOrdinaryUser starts.
@@ -148,7 +149,7 @@ func TestParseOverride(t *testing.T) {
 	for _, value := range []string{"", "1:2", "a:2:3", "1:2:9", "-1:2:3", "1:2:3:char-1", "1:2:3:char-x-y", "4294967296:0:0"} {
 		require.Error(t, new(attrs).parseOverride(value), value)
 	}
-	kind, rdev, err := parseStandIn("block-259-7")
+	kind, rdev, err := whiteout.StandIn("block-259-7")
 	require.NoError(t, err)
 	require.EqualValues(t, unix.S_IFBLK, kind)
 	require.Equal(t, unix.Mkdev(259, 7), rdev)

@@ -2,16 +2,15 @@ package archive
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/varvefs/varve/internal/at"
 	"github.com/varvefs/varve/internal/layout"
+	"github.com/varvefs/varve/whiteout"
 )
 
 // Where there is one user id only a regular file stands for what can not be made, a
@@ -19,70 +18,22 @@ import (
 // owner has to be kept there. Behind the mode the attribute says which, in the words of
 // containers/storage; what is in the file is the target of a link, and else nothing.
 
-// standsForLink is the word for a symbolic link.
-const standsForLink = "symlink"
-
 // linkMode is the mode of every symbolic link.
 const linkMode = 0o777
-
-// parseStandIn reads what a regular file stands for: itself, if it is a word that means
-// nothing here.
-func parseStandIn(text string) (kind uint32, rdev uint64, err error) {
-	part := strings.Split(text, "-")
-	switch part[0] {
-	case standsForLink:
-		return unix.S_IFLNK, 0, nil
-	case "pipe":
-		return unix.S_IFIFO, 0, nil
-	case "socket":
-		return unix.S_IFSOCK, 0, nil
-	case "char":
-		kind = unix.S_IFCHR
-	case "block":
-		kind = unix.S_IFBLK
-	default:
-		return unix.S_IFREG, 0, nil
-	}
-	if len(part) != 3 {
-		return 0, 0, fmt.Errorf("malformed device %q", text)
-	}
-	major, err1 := strconv.ParseUint(part[1], 10, 32)
-	minor, err2 := strconv.ParseUint(part[2], 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return 0, 0, fmt.Errorf("malformed device %q: %w", text, err)
-	}
-	return kind, unix.Mkdev(uint32(major), uint32(minor)), nil
-}
-
-// formatStandIn is the word for a device, link, FIFO or socket.
-func formatStandIn(kind uint32, rdev uint64) string {
-	device := fmt.Sprintf("-%d-%d", unix.Major(rdev), unix.Minor(rdev))
-	switch kind {
-	case unix.S_IFCHR:
-		return "char" + device
-	case unix.S_IFBLK:
-		return "block" + device
-	case unix.S_IFLNK:
-		return standsForLink
-	case unix.S_IFSOCK:
-		return "socket"
-	}
-	return "pipe"
-}
 
 // kind is what a file that has st on the disk is, or stands for.
 func (a *attrs) kind(st *unix.Stat_t) (kind uint32, rdev uint64) {
 	if a.standsFor == "" {
 		return st.Mode & unix.S_IFMT, st.Rdev
 	}
-	kind, rdev, _ = parseStandIn(a.standsFor) // it was read before
+	kind, rdev, _ = whiteout.StandIn(a.standsFor) // it was read before
 	return kind, rdev
 }
 
 // realMode is the mode of the file itself, of type kind, where the attribute has the one
 // that is meant.
 func (a *attrs) realMode(kind uint32) uint32 {
-	if a.standsFor == standsForLink {
+	if a.standsFor == whiteout.LinkWord {
 		return 0o600
 	}
 	real := a.mode&^(unix.S_ISUID|unix.S_ISGID) | 0o600
@@ -119,7 +70,7 @@ func (o owners) makeLink(dir int, name, target string, a *attrs) (real uint32, e
 	if len(target) >= unix.PathMax {
 		return 0, unix.ENAMETOOLONG
 	}
-	a.standsFor = standsForLink
+	a.standsFor = whiteout.LinkWord
 	return unix.S_IFREG, at.WriteFile(dir, name, []byte(target))
 }
 
@@ -132,13 +83,13 @@ func (o owners) makeNode(dir int, name string, kind uint32, rdev uint64, a *attr
 			return kind, err
 		}
 	}
-	a.standsFor = formatStandIn(kind, rdev)
+	a.standsFor = whiteout.StandInWord(kind, rdev)
 	return unix.S_IFREG, at.Mknod(dir, name, unix.S_IFREG|0o600, 0)
 }
 
 // readlink returns the target of a symbolic link, or of what stands for it.
 func (a *attrs) readlink(dir int, name string) (string, error) {
-	if a.standsFor != standsForLink {
+	if a.standsFor != whiteout.LinkWord {
 		return at.Readlink(dir, name)
 	}
 	data, err := at.ReadFile(dir, name, unix.PathMax-1)
@@ -172,7 +123,7 @@ func (o owners) linkThere(dir int, name string, st *unix.Stat_t) (target string,
 		if err == nil {
 			err = a.parseOverride(string(value))
 		}
-		if err != nil || a.standsFor != standsForLink {
+		if err != nil || a.standsFor != whiteout.LinkWord {
 			return "", false, err
 		}
 	}

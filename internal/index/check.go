@@ -312,18 +312,13 @@ func (k *checker) nameTable() error {
 		var last []byte
 		for d := first; d < first+count; d++ {
 			name := k.name(d)
-			if isDots(name) || bytes.Compare(last, name) >= 0 {
+			if string(name) == "." || string(name) == ".." || bytes.Compare(last, name) >= 0 {
 				return damaged("name %d: %q", d, name)
 			}
 			last = name
 		}
 	}
 	return nil
-}
-
-// isDots tells whether a name is one of the two that each directory has by itself.
-func isDots(name []byte) bool {
-	return len(name) <= 2 && (string(name) == "." || string(name) == "..")
 }
 
 // slotTable: slots lead to names, and each name is found.
